@@ -57,9 +57,9 @@ const (
 type Config struct {
 	Enabled           bool                   `json:"enable_backend_flytekit_plugin_system" doc:"Turns the backend plugin system on. While it is false nothing is registered with propeller."`
 	AcceptNewTasks    bool                   `json:"acceptNewTasks" doc:"false drains: new tasks go to built-in plugins, running ones finish where they are."`
-	Deployments       map[string]*Deployment `json:"deployments" doc:"Backend plugin services by name. Names are matched without case."`
+	Deployments       map[string]*Deployment `json:"deployments" doc:"Backend plugin services by name: a lower-case label of letters, digits and -. Names are matched without case."`
 	Routes            []Route                `json:"routes" doc:"Explicit routes from task types to deployments; a route beats discovery, and the most specific matching route wins."`
-	TaskTypes         []string               `json:"taskTypes" doc:"Task types to claim although no service answered at start-up."`
+	TaskTypes         []string               `json:"taskTypes" doc:"Task types to claim although no service answered at start-up. container_array and aws-batch stay built in, here and in routes."`
 	DiscoveryInterval stdconfig.Duration     `json:"discoveryInterval" doc:"How often every deployment is asked which task types it serves (1s to 1h)."`
 	Create            CreateConfig           `json:"create" doc:"What happens while a job cannot be created."`
 	Poll              PollConfig             `json:"poll" doc:"What happens while a job cannot be polled, and how often changes are shown."`
@@ -88,8 +88,8 @@ type SyncConfig struct {
 
 // Deployment is one backend plugin service: its replicas behind one address.
 type Deployment struct {
-	Endpoint            string                        `json:"endpoint" doc:"Address of the service: host:port or a gRPC target such as dns:///host:port for grpc, a URL for rest."`
-	Protocol            Protocol                      `json:"protocol" doc:"grpc or rest; empty means grpc."`
+	Endpoint            string                        `json:"endpoint" doc:"Address of the service: host:port or a gRPC target such as dns:///host:port for grpc, an http or https URL for rest."`
+	Protocol            Protocol                      `json:"protocol" doc:"grpc or rest; empty means grpc. This version speaks grpc only."`
 	Insecure            bool                          `json:"insecure" doc:"true speaks plain text. Anything else is TLS."`
 	TLS                 TLS                           `json:"tls" doc:"TLS settings; only allowed while insecure is false."`
 	Auth                Auth                          `json:"auth" doc:"How propeller shows the service who it is."`
@@ -118,8 +118,8 @@ type Auth struct {
 type Route struct {
 	TaskType        string `json:"taskType" doc:"Task type that the route is for."`
 	Deployment      string `json:"deployment" doc:"Name of the deployment that serves it."`
-	PluginVersion   string `json:"pluginVersion" doc:"Plugin version to use; empty means the best that the service registered, or v1."`
-	TaskTypeVersion *int32 `json:"taskTypeVersion" doc:"Only for tasks whose template has this task type version."`
+	PluginVersion   string `json:"pluginVersion" doc:"Plugin version to use (at most 64 letters, digits and . _ + -); empty means the best that the service registered, or v1."`
+	TaskTypeVersion *int32 `json:"taskTypeVersion" doc:"Only for tasks whose template has this task type version (0 or more)."`
 	Project         string `json:"project" doc:"Only for this project."`
 	Domain          string `json:"domain" doc:"Only for this domain."`
 	Mode            Mode   `json:"mode" doc:"async or sync; empty means what the service registered, or async."`

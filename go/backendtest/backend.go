@@ -1,0 +1,264 @@
+// Package backendtest is a scriptable backend plugin service for tests: a real gRPC server on loopback, with flyteidl's
+// agent services and without a job behind them. Jobs outlive a killed server, as they do with a service that is stateless.
+package backendtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
+)
+
+// Method is a call that can be counted, delayed and made to fail.
+type Method string
+
+// The methods.
+const (
+	List    Method = "list"
+	Create  Method = "create"
+	Get     Method = "get"
+	Delete  Method = "delete"
+	Execute Method = "execute"
+)
+
+// Plugin is what the service lists.
+type Plugin struct {
+	TaskType string
+	// Versions are task type versions; none lists 0, which means any.
+	Versions []int32
+	// PluginVersion is listed behind an "@" in the name, unless it is empty.
+	PluginVersion string
+	Sync          bool
+}
+
+// Step is a state of a job from a time after its creation on.
+type Step struct {
+	After    time.Duration
+	Resource *admin.Resource
+}
+
+// Job is a job that the service was asked to create.
+type Job struct {
+	ID string
+	// Key is the idempotency key and PluginVersion the plugin version of the request, as they came.
+	Key, PluginVersion string
+	Request            *admin.CreateTaskRequest
+	// Creates counts the requests that gave this job; Deletes those that deleted it.
+	Creates, Deletes int
+
+	created time.Time
+	script  []Step
+	set     *admin.Resource
+}
+
+// Backend is the service. Its zero value is not ready: use New. All methods may be called at once.
+type Backend struct {
+	// IgnoreKeys makes every create a new job. Set it before Start.
+	IgnoreKeys bool
+	// ServerOptions go to the gRPC server, for TLS or limits. Set it before Start.
+	ServerOptions []grpc.ServerOption
+	// OnExecute answers synchronous calls. Set it before Start.
+	OnExecute func(ctx context.Context, header *admin.CreateRequestHeader, inputs *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error)
+
+	mu       sync.Mutex
+	addr     string
+	server   *grpc.Server
+	plugins  []Plugin
+	script   []Step
+	jobs     map[string]*Job
+	byKey    map[string]string
+	order    []string
+	calls    map[Method]int
+	failures map[Method][]error
+	always   map[Method]error
+	delays   map[Method]time.Duration
+	conns    int
+}
+
+// New makes a service that lists the plugins. A job succeeds at its first poll, without outputs, unless scripted.
+func New(plugins ...Plugin) *Backend {
+	return &Backend{
+		plugins: plugins,
+		script:  []Step{{Resource: &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}}},
+		jobs:    map[string]*Job{}, byKey: map[string]string{}, calls: map[Method]int{},
+		failures: map[Method][]error{}, always: map[Method]error{}, delays: map[Method]time.Duration{},
+	}
+}
+
+// Start listens on 127.0.0.1: at a free port the first time, at the same port after a Kill.
+func (b *Backend) Start() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.server != nil {
+		return errors.New("the backend is running already")
+	}
+	addr := b.addr
+	if addr == "" {
+		addr = "127.0.0.1:0"
+	}
+	lis, err := net.Listen("tcp", addr) //nolint:noctx // nothing to cancel on loopback
+	if err != nil {
+		return fmt.Errorf("cannot listen for the test backend: %w", err)
+	}
+	b.addr = lis.Addr().String()
+	b.server = grpc.NewServer(append([]grpc.ServerOption{grpc.StatsHandler(connCounter{b})}, b.ServerOptions...)...)
+	service.RegisterAsyncAgentServiceServer(b.server, asyncServer{b: b})
+	service.RegisterSyncAgentServiceServer(b.server, syncServer{b: b})
+	service.RegisterAgentMetadataServiceServer(b.server, metadataServer{b: b})
+	go func(s *grpc.Server) {
+		// Serve ends when Kill stops the server.
+		_ = s.Serve(lis)
+	}(b.server)
+	return nil
+}
+
+// Kill ends the server at once: connections break, calls under way fail. Jobs stay.
+func (b *Backend) Kill() {
+	b.mu.Lock()
+	server := b.server
+	b.server = nil
+	b.mu.Unlock()
+	if server != nil {
+		server.Stop()
+	}
+}
+
+// Endpoint is the address, known from the first Start on.
+func (b *Backend) Endpoint() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.addr
+}
+
+// SetPlugins changes what the service lists.
+func (b *Backend) SetPlugins(plugins ...Plugin) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.plugins = plugins
+}
+
+// Script sets the states that jobs created from now on go through.
+func (b *Backend) Script(steps ...Step) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.script = steps
+}
+
+// SetJob sets a job's state, whatever its script says; with an empty id that of every job.
+func (b *Backend) SetJob(id string, r *admin.Resource) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, j := range b.jobs {
+		if id == "" || j.ID == id {
+			j.set = r
+		}
+	}
+}
+
+// Fail makes the next n calls of the method give err; n < 0 makes all of them fail until Heal.
+func (b *Backend) Fail(m Method, n int, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n < 0 {
+		b.always[m] = err
+		return
+	}
+	for range n {
+		b.failures[m] = append(b.failures[m], err)
+	}
+}
+
+// Heal ends all failures and delays of the method.
+func (b *Backend) Heal(m Method) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.always, m)
+	delete(b.failures, m)
+	delete(b.delays, m)
+}
+
+// Delay makes calls of the method take at least d.
+func (b *Backend) Delay(m Method, d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.delays[m] = d
+}
+
+// Calls counts the calls of a method that arrived, failed ones too.
+func (b *Backend) Calls(m Method) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.calls[m]
+}
+
+// Connections counts the connections that were ever made.
+func (b *Backend) Connections() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.conns
+}
+
+// Jobs gives copies of the jobs in the order of their creation.
+func (b *Backend) Jobs() []Job {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make([]Job, 0, len(b.order))
+	for _, id := range b.order {
+		j := *b.jobs[id]
+		j.Request, _ = proto.Clone(j.Request).(*admin.CreateTaskRequest)
+		out = append(out, j)
+	}
+	return out
+}
+
+// arrive counts a call, waits as told, and gives the failure that was ordered for it.
+func (b *Backend) arrive(ctx context.Context, m Method) error {
+	b.mu.Lock()
+	b.calls[m]++
+	delay, err := b.delays[m], b.always[m]
+	if queue := b.failures[m]; len(queue) > 0 {
+		err, b.failures[m] = queue[0], queue[1:]
+	}
+	b.mu.Unlock()
+	if delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return err
+}
+
+type connCounter struct{ b *Backend }
+
+func (connCounter) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (connCounter) HandleRPC(context.Context, stats.RPCStats)                         {}
+func (connCounter) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (c connCounter) HandleConn(_ context.Context, s stats.ConnStats) {
+	if _, begins := s.(*stats.ConnBegin); begins {
+		c.b.mu.Lock()
+		c.b.conns++
+		c.b.mu.Unlock()
+	}
+}
+
+// incoming gives a value of the request's metadata, or nothing.
+func incoming(ctx context.Context, key string) string {
+	md, _ := metadata.FromIncomingContext(ctx)
+	if v := md.Get(key); len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}

@@ -1,0 +1,148 @@
+package backendtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/flyte-backend/flyte-backend/go/client"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
+)
+
+type asyncServer struct {
+	service.UnimplementedAsyncAgentServiceServer
+	b *Backend
+}
+
+func (s asyncServer) CreateTask(ctx context.Context, req *admin.CreateTaskRequest) (*admin.CreateTaskResponse, error) {
+	if err := s.b.arrive(ctx, Create); err != nil {
+		return nil, err
+	}
+	b := s.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	key := incoming(ctx, client.MetadataIdempotencyKey)
+	if id, known := b.byKey[key]; known && key != "" && !b.IgnoreKeys {
+		b.jobs[id].Creates++
+		return &admin.CreateTaskResponse{ResourceMeta: []byte(id)}, nil
+	}
+	id := fmt.Sprintf("job-%d", len(b.order)+1)
+	b.jobs[id] = &Job{
+		ID: id, Key: key, PluginVersion: incoming(ctx, client.MetadataPluginVersion),
+		Request: req, Creates: 1, created: time.Now(), script: b.script,
+	}
+	b.byKey[key] = id
+	b.order = append(b.order, id)
+	return &admin.CreateTaskResponse{ResourceMeta: []byte(id)}, nil
+}
+
+func (s asyncServer) GetTask(ctx context.Context, req *admin.GetTaskRequest) (*admin.GetTaskResponse, error) {
+	if err := s.b.arrive(ctx, Get); err != nil {
+		return nil, err
+	}
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	j, ok := s.b.jobs[string(req.GetResourceMeta())]
+	if !ok {
+		return nil, status.Errorf(codes.NotFound, "no job %q", req.GetResourceMeta())
+	}
+	if j.set != nil {
+		return &admin.GetTaskResponse{Resource: j.set}, nil
+	}
+	now := &admin.Resource{Phase: core.TaskExecution_QUEUED}
+	for _, step := range j.script {
+		if time.Since(j.created) >= step.After {
+			now = step.Resource
+		}
+	}
+	return &admin.GetTaskResponse{Resource: now}, nil
+}
+
+func (s asyncServer) DeleteTask(ctx context.Context, req *admin.DeleteTaskRequest) (*admin.DeleteTaskResponse, error) {
+	if err := s.b.arrive(ctx, Delete); err != nil {
+		return nil, err
+	}
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	if j, ok := s.b.jobs[string(req.GetResourceMeta())]; ok {
+		j.Deletes++
+	}
+	return &admin.DeleteTaskResponse{}, nil
+}
+
+type syncServer struct {
+	service.UnimplementedSyncAgentServiceServer
+	b *Backend
+}
+
+func (s syncServer) ExecuteTaskSync(stream service.SyncAgentService_ExecuteTaskSyncServer) error {
+	if err := s.b.arrive(stream.Context(), Execute); err != nil {
+		return err
+	}
+	var header *admin.CreateRequestHeader
+	inputs := &core.LiteralMap{Literals: map[string]*core.Literal{}}
+	for {
+		req, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if h := req.GetHeader(); h != nil {
+			header = h
+		}
+		for name, l := range req.GetInputs().GetLiterals() {
+			inputs.Literals[name] = l
+		}
+	}
+	if s.b.OnExecute == nil {
+		return status.Error(codes.Unimplemented, "this test backend has no OnExecute")
+	}
+	answers, err := s.b.OnExecute(stream.Context(), header, inputs)
+	if err != nil {
+		return err
+	}
+	for _, a := range answers {
+		if err := stream.Send(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type metadataServer struct {
+	service.UnimplementedAgentMetadataServiceServer
+	b *Backend
+}
+
+func (s metadataServer) ListAgents(ctx context.Context, _ *admin.ListAgentsRequest) (*admin.ListAgentsResponse, error) {
+	if err := s.b.arrive(ctx, List); err != nil {
+		return nil, err
+	}
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	res := &admin.ListAgentsResponse{}
+	for _, p := range s.b.plugins {
+		a := &admin.Agent{Name: "test " + p.TaskType, IsSync: p.Sync}
+		if p.PluginVersion != "" {
+			a.Name += "@" + p.PluginVersion
+		}
+		versions := p.Versions
+		if len(versions) == 0 {
+			versions = []int32{0}
+		}
+		for _, v := range versions {
+			a.SupportedTaskCategories = append(a.SupportedTaskCategories, &admin.TaskCategory{Name: p.TaskType, Version: v})
+		}
+		res.Agents = append(res.Agents, a)
+	}
+	return res, nil
+}

@@ -1,0 +1,126 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+)
+
+// Class says what a caller does about an error. It is the only thing that callers decide by.
+type Class uint8
+
+// The classes.
+const (
+	// RetryNow: the same call may be made again at once.
+	RetryNow Class = iota + 1
+	// RetryLater: the same call may succeed after a pause; nothing is wrong with the request.
+	RetryLater
+	// UserError: the request itself is wrong; it fails again however often it is made.
+	UserError
+	// SystemError: the service or the platform is at fault; another attempt may help, the same call will not.
+	SystemError
+)
+
+func (c Class) String() string {
+	switch c {
+	case RetryNow:
+		return "retry now"
+	case RetryLater:
+		return "retry later"
+	case UserError:
+		return "user error"
+	case SystemError:
+		return "system error"
+	default:
+		return "unknown class"
+	}
+}
+
+// Rule is a row of the error table.
+type Rule struct {
+	Code  codes.Code
+	Class Class
+	// Meaning is what the service says with the code.
+	Meaning string
+}
+
+// Table is the error contract: what each gRPC code means to propeller. docs/contract.md is checked against it.
+//
+// Unauthenticated and Unimplemented are not the task's fault and not repaired by another attempt, but an operator can
+// repair them while the task waits; hence retry later.
+var Table = []Rule{
+	{codes.Canceled, RetryNow, "the call was cancelled on its way"},
+	{codes.Unknown, SystemError, "the service failed in a way that it did not foresee"},
+	{codes.InvalidArgument, UserError, "the task template or an input is wrong"},
+	{codes.DeadlineExceeded, RetryLater, "no answer within the time limit"},
+	{codes.NotFound, SystemError, "the service knows no such plugin or job"},
+	{codes.AlreadyExists, SystemError, "the idempotency key was used for another request"},
+	{codes.PermissionDenied, UserError, "the task's identity may not do this"},
+	{codes.ResourceExhausted, RetryLater, "too many requests or no capacity"},
+	{codes.FailedPrecondition, UserError, "something that the task needs is not there"},
+	{codes.Aborted, RetryNow, "a conflict inside the service"},
+	{codes.OutOfRange, UserError, "a value of the task is out of range"},
+	{codes.Unimplemented, RetryLater, "this endpoint does not serve that call"},
+	{codes.Internal, SystemError, "the service failed"},
+	{codes.Unavailable, RetryLater, "the service cannot be reached or is starting"},
+	{codes.DataLoss, SystemError, "the service lost data"},
+	{codes.Unauthenticated, RetryLater, "the service does not accept propeller's credentials"},
+}
+
+// ClassOf looks a code up in Table. A code that the table does not know is a system error.
+func ClassOf(code codes.Code) Class {
+	for _, r := range Table {
+		if r.Code == code {
+			return r.Class
+		}
+	}
+	return SystemError
+}
+
+// Error is a failed call. Its message names the call, the deployment, the address, and what came back; it holds nothing
+// of the request.
+type Error struct {
+	// Op is the call: list, create, get, delete or execute.
+	Op string
+	// Deployment is the name in the configuration, Endpoint its address.
+	Deployment, Endpoint string
+	Code                 codes.Code
+	Class                Class
+	// FromService tells that the service itself answered with this error; otherwise the call failed on its way.
+	FromService bool
+	// TooLarge tells that a message was over the size limit.
+	TooLarge bool
+	// RetryAfter is the pause the service asked for, or 0.
+	RetryAfter time.Duration
+	// Message is what the service or the network said, Advice what to do about it (may be empty).
+	Message, Advice string
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s at backend deployment %q (%s) failed: ", e.Op, e.Deployment, e.Endpoint)
+	if e.FromService {
+		fmt.Fprintf(&b, "the service answered %s: %s", e.Code, e.Message)
+	} else {
+		fmt.Fprintf(&b, "%s: %s", e.Code, e.Message)
+	}
+	if e.Advice != "" {
+		b.WriteString(" (" + e.Advice + ")")
+	}
+	return b.String()
+}
+
+// Transient tells that the same call may succeed when it is repeated.
+func (e *Error) Transient() bool { return e.Class == RetryNow || e.Class == RetryLater }
+
+// AsError finds the *Error in err's chain; any other error becomes a system error that keeps err's text.
+func AsError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Op: "call", Code: codes.Unknown, Class: SystemError, Message: err.Error()}
+}

@@ -1,0 +1,241 @@
+// Package grpcclient is the gRPC transport of package client. It speaks flyteidl's AsyncAgentService, SyncAgentService and
+// AgentMetadataService as they are, so that every flytekit connector service is a backend plugin service too.
+package grpcclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/flyte-backend/flyte-backend/go/client"
+	"github.com/flyte-backend/flyte-backend/go/tasks/config"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
+)
+
+// Calls spread over the replicas that the endpoint's name resolves to.
+const serviceConfig = `{"loadBalancingConfig":[{"round_robin":{}}]}`
+
+// maxRedialDelay bounds gRPC's own pause between dials. Its default of two minutes would keep a task waiting long after
+// its service came back.
+const maxRedialDelay = 2 * time.Second
+
+// Conn is one connection to a deployment. It implements client.Client.
+type Conn struct {
+	name  string
+	d     *config.Deployment
+	cc    *grpc.ClientConn
+	async service.AsyncAgentServiceClient
+	sync  service.SyncAgentServiceClient
+	meta  service.AgentMetadataServiceClient
+}
+
+var _ client.Client = (*Conn)(nil)
+
+// Dial prepares the connection to deployment d, called name in messages. It reads the TLS files and does not wait for the
+// service. Close it once; calls under way then fail as Canceled.
+func Dial(name string, d *config.Deployment) (*Conn, error) {
+	creds := insecure.NewCredentials()
+	if !d.Insecure {
+		var err error
+		if creds, err = tlsCredentials(d.TLS); err != nil {
+			return nil, fmt.Errorf("plugins.backend.deployments.%s.tls: %w", name, err)
+		}
+	}
+	cc, err := grpc.NewClient(d.Endpoint,
+		grpc.WithTransportCredentials(creds),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultCallOptions(
+			grpc.MaxCallRecvMsgSize(d.MaxMessageSize()),
+			grpc.MaxCallSendMsgSize(d.MaxMessageSize())),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRedialDelay},
+			MinConnectTimeout: 5 * time.Second,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5 * time.Minute, Timeout: 20 * time.Second}),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("plugins.backend.deployments.%s.endpoint %q: %w", name, d.Endpoint, err)
+	}
+	return &Conn{
+		name: name, d: d, cc: cc,
+		async: service.NewAsyncAgentServiceClient(cc),
+		sync:  service.NewSyncAgentServiceClient(cc),
+		meta:  service.NewAgentMetadataServiceClient(cc),
+	}, nil
+}
+
+// Close ends the connection.
+func (c *Conn) Close() error { return c.cc.Close() }
+
+// List asks AgentMetadataService.
+func (c *Conn) List(ctx context.Context) ([]client.Registration, error) {
+	var out []client.Registration
+	err := c.unary(ctx, config.CallList, "", "", func(ctx context.Context, opts ...grpc.CallOption) error {
+		res, err := c.meta.ListAgents(ctx, &admin.ListAgentsRequest{}, opts...)
+		out = registrations(res.GetAgents())
+		return err
+	})
+	return out, err
+}
+
+// Create sends CreateTask.
+func (c *Conn) Create(ctx context.Context, req *client.CreateRequest) (client.JobID, error) {
+	var id client.JobID
+	err := c.unary(ctx, config.CallCreate, req.Target.PluginVersion, req.IdempotencyKey,
+		func(ctx context.Context, opts ...grpc.CallOption) error {
+			res, err := c.async.CreateTask(ctx, createRequest(req), opts...)
+			id = res.GetResourceMeta()
+			return err
+		})
+	return id, err
+}
+
+// Get sends GetTask.
+func (c *Conn) Get(ctx context.Context, ref client.JobRef) (*client.Job, error) {
+	var job *client.Job
+	err := c.unary(ctx, config.CallGet, ref.Target.PluginVersion, "",
+		func(ctx context.Context, opts ...grpc.CallOption) error {
+			res, err := c.async.GetTask(ctx, getRequest(ref), opts...)
+			if err == nil && res.GetResource() == nil {
+				err = c.invalid(config.CallGet, "the answer holds no resource")
+			}
+			job = jobOf(res.GetResource())
+			return err
+		})
+	if err != nil {
+		return nil, err
+	}
+	return job, nil
+}
+
+// Delete sends DeleteTask. A job that the service does not know is deleted already.
+func (c *Conn) Delete(ctx context.Context, ref client.JobRef) error {
+	err := c.unary(ctx, config.CallDelete, ref.Target.PluginVersion, "",
+		func(ctx context.Context, opts ...grpc.CallOption) error {
+			_, err := c.async.DeleteTask(ctx, deleteRequest(ref), opts...)
+			return err
+		})
+	if e := (*client.Error)(nil); errors.As(err, &e) && e.Code == codes.NotFound && e.FromService {
+		return nil
+	}
+	return err
+}
+
+// Execute sends ExecuteTaskSync: header, then inputs, then it reads the header and any number of outputs and merges them.
+func (c *Conn) Execute(ctx context.Context, req *client.CreateRequest) (*client.Job, error) {
+	ctx = outgoing(ctx, req.Target.PluginVersion, req.IdempotencyKey)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the stream when its answer is not read to the end
+	stream, err := c.sync.ExecuteTaskSync(ctx)
+	if err != nil {
+		return nil, c.wrap(config.CallExecute, err, nil, nil)
+	}
+	fail := func(err error) (*client.Job, error) {
+		header, _ := stream.Header()
+		return nil, c.wrap(config.CallExecute, err, header, stream.Trailer())
+	}
+	for _, part := range executeRequests(req) {
+		// io.EOF means that the service ended the call early: its reason comes with Recv.
+		if err := stream.Send(part); err != nil && !errors.Is(err, io.EOF) {
+			return fail(err)
+		} else if err != nil {
+			break
+		}
+	}
+	if err := stream.CloseSend(); err != nil {
+		return fail(err)
+	}
+	var job *client.Job
+	var streamed *core.LiteralMap
+	for {
+		res, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fail(err)
+		}
+		switch part := res.GetRes().(type) {
+		case *admin.ExecuteTaskSyncResponse_Header:
+			if job != nil {
+				return nil, c.invalid(config.CallExecute, "the answer holds two headers")
+			}
+			job = jobOf(part.Header.GetResource())
+		case *admin.ExecuteTaskSyncResponse_Outputs:
+			if streamed, err = merge(streamed, part.Outputs); err != nil {
+				return nil, c.invalid(config.CallExecute, err.Error())
+			}
+		}
+	}
+	if job == nil {
+		return nil, c.invalid(config.CallExecute, "the answer holds no header with a resource")
+	}
+	if job.Outputs, err = merge(job.Outputs, streamed); err != nil {
+		return nil, c.invalid(config.CallExecute, err.Error())
+	}
+	return job, nil
+}
+
+// unary runs one call with its metadata and turns what it gives into an *client.Error.
+func (c *Conn) unary(ctx context.Context, op, pluginVersion, key string, call func(context.Context, ...grpc.CallOption) error) error {
+	var header, trailer metadata.MD
+	err := call(outgoing(ctx, pluginVersion, key), grpc.Header(&header), grpc.Trailer(&trailer))
+	if err == nil {
+		return nil
+	}
+	return c.wrap(op, err, header, trailer)
+}
+
+func outgoing(ctx context.Context, pluginVersion, key string) context.Context {
+	var kv []string
+	if pluginVersion != "" {
+		kv = append(kv, client.MetadataPluginVersion, pluginVersion)
+	}
+	if key != "" {
+		kv = append(kv, client.MetadataIdempotencyKey, key)
+	}
+	return metadata.AppendToOutgoingContext(ctx, kv...)
+}
+
+// invalid is an answer that breaks the contract.
+func (c *Conn) invalid(op, what string) error {
+	return &client.Error{
+		Op: op, Deployment: c.name, Endpoint: c.d.Endpoint,
+		Code: codes.Internal, Class: client.SystemError, FromService: true,
+		Message: "the answer breaks the contract: " + what,
+	}
+}
+
+func (c *Conn) wrap(op string, err error, header, trailer metadata.MD) error {
+	var already *client.Error
+	if errors.As(err, &already) {
+		return already
+	}
+	st := status.Convert(err)
+	e := &client.Error{
+		Op: op, Deployment: c.name, Endpoint: c.d.Endpoint,
+		Code: st.Code(), Class: client.ClassOf(st.Code()), Message: bounded(st.Message()),
+		// A status that a server sent comes with its headers; one that grpc made up on this side has none.
+		FromService: len(header)+len(trailer) > 0,
+		RetryAfter:  retryAfter(st),
+	}
+	if !e.FromService && e.Class == client.SystemError {
+		// Internal and Unknown are also what grpc calls a broken stream.
+		e.Class = client.RetryLater
+	}
+	advise(e, c.d, st.Message())
+	return e
+}

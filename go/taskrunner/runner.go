@@ -1,0 +1,148 @@
+// Package taskrunner runs single tasks through FlytePropeller's own task handler: plugin resolution, plugin state, phase
+// versions, output validation and events are propeller's code. What is ours is what stands round a task in propeller: the
+// node it belongs to, retries, and the queue that brings it up again. There is no API server, etcd or flyteadmin.
+package taskrunner
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/client-go/kubernetes/fake"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	clientfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllertest"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/event"
+	propellerconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/config"
+	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/catalog"
+	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task"
+	"github.com/flyteorg/flyte/flytestdlib/contextutils"
+	"github.com/flyteorg/flyte/flytestdlib/promutils"
+	"github.com/flyteorg/flyte/flytestdlib/promutils/labeled"
+	"github.com/flyteorg/flyte/flytestdlib/storage"
+)
+
+// Options configure a Runner. The zero value works.
+type Options struct {
+	// Store keeps inputs and outputs; nil means memory.
+	Store *storage.DataStore
+	// OnEvent hears of every task event that flyteadmin would get. It is called from the goroutine that runs the task.
+	OnEvent func(*event.TaskExecutionEvent)
+	// Reevaluate is how often a task is looked at when nothing wakes it; 0 means one second. (Propeller: some 10 to 30 s.)
+	Reevaluate time.Duration
+	// SystemRetries is how many attempts a task has left after failures that are not its own; 0 means three.
+	SystemRetries int
+}
+
+// Runner is one propeller, as far as tasks are concerned. Many tasks may run on it at once.
+type Runner struct {
+	opts    Options
+	store   *storage.DataStore
+	kube    *kubeClient
+	handler *task.Handler
+
+	mu    sync.Mutex
+	wakes map[string]chan struct{}
+}
+
+var (
+	metricKeys sync.Once
+	runners    atomic.Int64
+)
+
+// New loads propeller's plugins, by the configuration that flytestdlib holds, and is ready to run tasks. Everything that
+// plugins start lives until ctx ends; ending ctx is what a killed propeller is to its plugins.
+func New(ctx context.Context, opts Options) (*Runner, error) {
+	metricKeys.Do(func() {
+		labeled.SetMetricKeys(contextutils.ProjectKey, contextutils.DomainKey, contextutils.WorkflowIDKey, contextutils.TaskIDKey)
+	})
+	if opts.Reevaluate == 0 {
+		opts.Reevaluate = time.Second
+	}
+	if opts.SystemRetries == 0 {
+		opts.SystemRetries = 3
+	}
+	scope := promutils.NewScope(fmt.Sprintf("taskrunner%d", runners.Add(1)))
+	r := &Runner{opts: opts, store: opts.Store, wakes: map[string]chan struct{}{}}
+	if r.store == nil {
+		var err error
+		if r.store, err = storage.NewDataStore(&storage.Config{Type: storage.TypeMemory}, scope.NewSubScope("store")); err != nil {
+			return nil, fmt.Errorf("cannot make a data store in memory: %w", err)
+		}
+	}
+	r.kube = &kubeClient{c: clientfake.NewClientBuilder().Build()}
+	var err error
+	r.handler, err = task.New(ctx, r.kube, fake.NewClientset(), catalog.NOOPCatalog{},
+		&propellerconfig.EventConfig{RawOutputPolicy: propellerconfig.RawOutputPolicyReference}, "taskrunner", scope)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make propeller's task handler: %w", err)
+	}
+	if err := r.handler.Setup(ctx, setup{r, scope}); err != nil {
+		return nil, fmt.Errorf("propeller's task handler does not start: %w", err)
+	}
+	return r, nil
+}
+
+// Store is where inputs and outputs are.
+func (r *Runner) Store() *storage.DataStore { return r.store }
+
+// Kube is the client of the Kubernetes that is not there: it remembers what plugins made.
+func (r *Runner) Kube() client.Client { return r.kube.c }
+
+// wakeOf gives the channel that EnqueueOwner of the workflow sends to.
+func (r *Runner) wakeOf(ownerID string) chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ch, ok := r.wakes[ownerID]
+	if !ok {
+		ch = make(chan struct{}, 1)
+		r.wakes[ownerID] = ch
+	}
+	return ch
+}
+
+// setup is what propeller gives to a node handler when it starts.
+type setup struct {
+	r     *Runner
+	scope promutils.Scope
+}
+
+func (s setup) EnqueueOwner() func(string) {
+	return func(id string) {
+		select {
+		case s.r.wakeOf(id) <- struct{}{}:
+		default: // it is to be woken already
+		}
+	}
+}
+func (setup) OwnerKind() string               { return "FlyteWorkflow" }
+func (s setup) MetricsScope() promutils.Scope { return s.scope }
+
+// kubeClient stands in for the cluster: objects are kept and never run.
+type kubeClient struct{ c client.Client }
+
+func (k *kubeClient) GetClient() client.Client { return k.c }
+func (k *kubeClient) GetCache() cache.Cache    { return kubeCache{k.c} }
+
+// kubeCache reads through and never tells of a change.
+type kubeCache struct{ client.Reader }
+
+func (kubeCache) GetInformer(context.Context, client.Object, ...cache.InformerGetOption) (cache.Informer, error) {
+	return &controllertest.FakeInformer{}, nil
+}
+
+func (kubeCache) GetInformerForKind(context.Context, schema.GroupVersionKind, ...cache.InformerGetOption) (cache.Informer, error) {
+	return &controllertest.FakeInformer{}, nil
+}
+func (kubeCache) RemoveInformer(context.Context, client.Object) error { return nil }
+func (kubeCache) Start(context.Context) error                         { return nil }
+func (kubeCache) WaitForCacheSync(context.Context) bool               { return true }
+func (kubeCache) IndexField(context.Context, client.Object, string, client.IndexerFunc) error {
+	return nil
+}

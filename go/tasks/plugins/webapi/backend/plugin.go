@@ -1,0 +1,289 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/flyte-backend/flyte-backend/go/client"
+	"github.com/flyte-backend/flyte-backend/go/tasks/config"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
+	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/webapi"
+	"github.com/flyteorg/flyte/flytestdlib/logger"
+)
+
+// handling goes with the context from the router through the machinery to the plugin, and brings back what the
+// machinery's own results cannot say.
+type handling struct {
+	env  *envelope
+	task *task
+	// tCtx is propeller's context, without the machinery's qualified name.
+	tCtx pluginscore.TaskExecutionContext
+
+	// Set by Create: the call is still under way, or failed.
+	pending bool
+	err     error
+}
+
+type handlingKey struct{}
+
+func withHandling(ctx context.Context, h *handling) context.Context {
+	return context.WithValue(ctx, handlingKey{}, h)
+}
+
+func handlingFrom(ctx context.Context) (*handling, bool) {
+	h, ok := ctx.Value(handlingKey{}).(*handling)
+	return h, ok
+}
+
+// errNotDone tells the machinery that there is no job yet. The router knows better and never shows it.
+var errNotDone = errors.New("the job is not created yet")
+
+// plugin translates between Flyte and a Client. It implements webapi.AsyncPlugin.
+type plugin struct{ s *system }
+
+var _ webapi.AsyncPlugin = plugin{}
+
+// GetConfig gives the machinery its settings.
+func (p plugin) GetConfig() webapi.PluginConfig { return p.s.config().WebAPI }
+
+// ResourceRequirements takes a token from the quota that bears the deployment's name, or else from "default".
+func (p plugin) ResourceRequirements(ctx context.Context, _ webapi.TaskExecutionContextReader) (
+	pluginscore.ResourceNamespace, pluginscore.ResourceConstraintsSpec, error) {
+	if h, ok := handlingFrom(ctx); ok {
+		ns := pluginscore.ResourceNamespace(h.env.Deployment)
+		if _, has := p.GetConfig().ResourceQuotas[ns]; has {
+			return ns, pluginscore.ResourceConstraintsSpec{}, nil
+		}
+	}
+	return "default", pluginscore.ResourceConstraintsSpec{}, nil
+}
+
+// Create starts the job, or the synchronous call, beside propeller's worker and waits a bounded time for it. An outcome
+// that is no job is left in the handling, because the machinery would make a failure of it.
+func (p plugin) Create(ctx context.Context, _ webapi.TaskExecutionContextReader) (webapi.ResourceMeta, webapi.Resource, error) {
+	h, ok := handlingFrom(ctx)
+	if !ok {
+		return nil, nil, errors.New("the backend plugin runs behind its router only")
+	}
+	c := h.task.currentCall()
+	if c == nil || (c.finished() && c.err != nil) {
+		req, err := newCreateRequest(ctx, h)
+		if err != nil {
+			h.err = err
+			return nil, nil, err
+		}
+		c = p.begin(ctx, h, req)
+	}
+	wait := time.NewTimer(p.s.config().Sync.InlineWait.Duration)
+	defer wait.Stop()
+	select {
+	case <-c.done:
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+	if !c.finished() {
+		h.pending = true
+		return nil, nil, errNotDone
+	}
+	h.task.view() // heard of
+	if c.err != nil {
+		h.err = c.err
+		return nil, nil, c.err
+	}
+	meta := resourceMeta{key: h.task.key, deployment: h.env.Deployment, id: c.id, target: target(h, c)}
+	if c.job != nil {
+		return meta, resource{c.job}, nil
+	}
+	return meta, nil, nil
+}
+
+func target(h *handling, c *call) client.Target {
+	return client.Target{TaskType: c.target.TaskType, TaskTypeVersion: c.target.TaskTypeVersion, PluginVersion: h.env.PluginVersion}
+}
+
+func (p plugin) begin(ctx context.Context, h *handling, req *client.CreateRequest) *call {
+	op := config.CallCreate
+	if h.env.Mode == client.Sync {
+		op = config.CallExecute
+	}
+	name, t := h.env.Deployment, h.task
+	return t.begin(ctx, req.Target,
+		func(ctx context.Context, c *call) {
+			d, err := p.s.pool.get(name, op)
+			if err != nil {
+				c.err = err
+				return
+			}
+			if op == config.CallExecute {
+				c.job, c.err = d.Execute(ctx, req)
+				c.err = checkExecuted(name, c.job, c.err)
+				return
+			}
+			if c.id, c.err = d.Create(ctx, req); c.err == nil && len(c.id) == 0 {
+				c.err = contractError(op, name, "the answer holds no job id")
+			}
+		},
+		func() { p.s.wake(t) })
+}
+
+// checkExecuted finds the outcomes of a synchronous call that repeating it would not mend.
+func checkExecuted(deployment string, job *client.Job, err error) error {
+	if err == nil {
+		if !job.Terminal() {
+			return contractError(config.CallExecute, deployment, fmt.Sprintf("a synchronous task ended in phase %s", job.Phase))
+		}
+		return nil
+	}
+	if e := client.AsError(err); e.Code == codes.DeadlineExceeded && !e.FromService {
+		limited := *e
+		limited.Class = client.SystemError
+		limited.Advice = "the limit is plugins.backend.sync.timeout, or timeouts.execute of the deployment"
+		return &limited
+	}
+	return err
+}
+
+func contractError(op, deployment, what string) error {
+	return &client.Error{
+		Op: op, Deployment: deployment, Endpoint: "its service", Code: codes.Internal, Class: client.SystemError, FromService: true,
+		Message: "the answer breaks the contract: " + what,
+	}
+}
+
+// resource is what the machinery keeps of a poll. Status reads the task's memory, which is never older; this is what is
+// left when that memory was lost.
+type resource struct{ job *client.Job }
+
+// IsTerminal ends the machinery's polling.
+func (r resource) IsTerminal() bool { return r.job != nil && r.job.Terminal() }
+
+// Get polls a job. It never gives the machinery an error, because the machinery counts those for ever and then stops
+// polling: failures are kept with the task, by time.
+func (p plugin) Get(ctx context.Context, gCtx webapi.GetContext) (webapi.Resource, error) {
+	meta, ok := gCtx.ResourceMeta().(resourceMeta)
+	if !ok {
+		return nil, fmt.Errorf("%w: a poll without a job's reference", errEnvelope)
+	}
+	t := p.s.tasks.lookup(meta.key)
+	if t == nil {
+		// Propeller has not looked at this task for an hour, or has finished with it: nobody waits for the answer.
+		return resource{}, nil
+	}
+	job, err := p.poll(ctx, meta, t)
+	if mx := p.s.mx.Load(); mx != nil {
+		if err != nil {
+			mx.pollFailures.WithLabelValues(meta.deployment).Inc()
+			mx.pollFailuresInRow.WithLabelValues(meta.deployment).Inc()
+		} else {
+			mx.pollFailuresInRow.WithLabelValues(meta.deployment).Set(0)
+		}
+	}
+	if err != nil {
+		logger.Infof(ctx, "task %s: %v", t.id, err)
+	}
+	if t.polled(job, err, err != nil && hopeless(err), time.Now()) {
+		p.s.wake(t)
+	}
+	return resource{job}, nil
+}
+
+func (p plugin) poll(ctx context.Context, meta resourceMeta, t *task) (*client.Job, *client.Error) {
+	d, err := p.s.pool.get(meta.deployment, config.CallGet)
+	if err != nil {
+		return nil, client.AsError(err)
+	}
+	job, err := d.Get(ctx, client.JobRef{Target: meta.target, ID: meta.id, OutputPrefix: t.prefix()})
+	if err != nil {
+		return nil, client.AsError(err)
+	}
+	if _, known := core.TaskExecution_Phase_name[int32(job.Phase)]; !known || job.Phase == core.TaskExecution_UNDEFINED {
+		e := client.AsError(contractError(config.CallGet, meta.deployment,
+			fmt.Sprintf("the job's phase is not set or unknown (%d)", job.Phase)))
+		e.Code = codes.DataLoss // no answer of the same service will be better
+		return nil, e
+	}
+	return job, nil
+}
+
+// hopeless says that polling again cannot help: the service answered, and its answer is about this job.
+func hopeless(e *client.Error) bool {
+	if e.TooLarge {
+		return true
+	}
+	return e.FromService && (e.Class == client.UserError || e.Code == codes.NotFound || e.Code == codes.DataLoss)
+}
+
+// Delete ends the task's job, or the call that would make one.
+func (p plugin) Delete(ctx context.Context, dCtx webapi.DeleteContext) error {
+	meta, ok := dCtx.ResourceMeta().(resourceMeta)
+	if !ok {
+		return p.settle(ctx)
+	}
+	return p.delete(ctx, meta)
+}
+
+// settleWait bounds how long an abort waits for a create that is under way.
+const settleWait = time.Second
+
+// settle ends a task that has no recorded job: a synchronous call is cancelled; a create that is under way or has not been
+// recorded is waited for, and its job deleted. What takes longer is deleted in the background.
+func (p plugin) settle(ctx context.Context) error {
+	h, ok := handlingFrom(ctx)
+	if !ok {
+		return nil
+	}
+	c := h.task.currentCall()
+	if c == nil {
+		return nil
+	}
+	if h.env.Mode == client.Sync {
+		c.cancel()
+		return nil
+	}
+	meta := resourceMeta{key: h.task.key, deployment: h.env.Deployment, target: target(h, c)}
+	finish := func(ctx context.Context) error {
+		if c.err != nil {
+			return nil //nolint:nilerr // no job was made
+		}
+		meta.id = c.id
+		return p.delete(ctx, meta)
+	}
+	wait := time.NewTimer(settleWait)
+	defer wait.Stop()
+	select {
+	case <-c.done:
+		return finish(ctx)
+	case <-wait.C:
+	}
+	id := h.task.id
+	go func() {
+		<-c.done
+		if err := finish(context.WithoutCancel(ctx)); err != nil {
+			logger.Errorf(ctx, "task %s was aborted while its job was being created, and the job cannot be deleted: %v", id, err)
+		}
+	}()
+	return nil
+}
+
+func (p plugin) delete(ctx context.Context, meta resourceMeta) error {
+	d, err := p.s.pool.get(meta.deployment, config.CallDelete)
+	if err != nil {
+		return err
+	}
+	err = d.Delete(ctx, client.JobRef{Target: meta.target, ID: meta.id})
+	if err == nil {
+		return nil
+	}
+	e := client.AsError(err)
+	if e.FromService && (e.Class == client.UserError || e.Code == codes.Unimplemented) {
+		// The service will never delete it, and refusing to abort would not change that.
+		logger.Errorf(ctx, "the service cannot delete a job, which may go on: %v", e)
+		return nil
+	}
+	return e
+}

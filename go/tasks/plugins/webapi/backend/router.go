@@ -1,0 +1,355 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/flyte-backend/flyte-backend/go/client"
+	"github.com/flyte-backend/flyte-backend/go/registry"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
+	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
+	"github.com/flyteorg/flyte/flytestdlib/logger"
+)
+
+// ID is the plugin's id in propeller.
+const ID = "backend"
+
+// router is the core plugin that propeller sees. It finds the owner of each task, a backend deployment or a built-in
+// plugin, and leaves the task to it for good.
+type router struct {
+	s         *system
+	machinery pluginscore.Plugin
+	builtIns  *builtIns
+	gate      *gate
+}
+
+var _ pluginscore.Plugin = (*router)(nil)
+
+// GetID is the plugin's id.
+func (r *router) GetID() string { return ID }
+
+// GetProperties is empty: what a built-in plugin demands is met when it is called.
+func (r *router) GetProperties() pluginscore.PluginProperties { return pluginscore.PluginProperties{} }
+
+// owner is who a task belongs to.
+type owner struct {
+	key     string
+	builtIn *builtIn  // set for a built-in plugin's task
+	task    *task     // set otherwise
+	env     *envelope // set otherwise; its Deployment is empty while the task waits for one
+	fresh   bool
+	kept    bool
+	held    bool // the task waited for a deployment before
+}
+
+// Handle runs one round of a task. It blocks for sync.inlineWait and reads from the data store, no longer.
+func (r *router) Handle(ctx context.Context, tCtx pluginscore.TaskExecutionContext) (pluginscore.Transition, error) {
+	tmpl, err := tCtx.TaskReader().Read(ctx)
+	if err != nil {
+		return pluginscore.UnknownTransition, fmt.Errorf("cannot read the task template: %w", err)
+	}
+	leave, err := r.gate.enter(ctx, tmpl.GetType())
+	if err != nil {
+		return pluginscore.UnknownTransition, err
+	}
+	defer leave()
+	own, err := r.ownerOf(ctx, tCtx, tmpl, true)
+	if err != nil {
+		return pluginscore.UnknownTransition, err
+	}
+	if own.builtIn != nil {
+		return own.builtIn.Handle(ctx, own.builtIn.context(tCtx, own.held))
+	}
+	return r.handleBackend(ctx, tCtx, tmpl, own)
+}
+
+// ownerOf reads a task's owner from its state, or decides when it has none. Only Handle counts and remembers a decision.
+func (r *router) ownerOf(ctx context.Context, tCtx pluginscore.TaskExecutionContext, tmpl *core.TaskTemplate, deciding bool) (owner, error) {
+	rec, err := readRecord(tCtx)
+	id := identityOf(tCtx.TaskExecutionMetadata())
+	if err != nil {
+		return owner{}, fmt.Errorf("task %s: %w", id, err)
+	}
+	now := time.Now()
+	own := owner{key: id.key(), env: rec.env, fresh: rec.fresh, kept: rec.kept, held: rec.env != nil}
+	t := r.s.tasks.touch(own.key, id, tCtx.TaskExecutionMetadata(), now)
+	t.mu.Lock()
+	t.outputPrefix = tCtx.OutputWriter().GetOutputPrefixPath().String()
+	if !own.kept && t.memory != nil {
+		env := *t.memory
+		own.env = &env
+	}
+	builtIn := t.builtIn
+	t.mu.Unlock()
+	own.task = t
+
+	switch {
+	case own.env != nil && (own.env.Deployment != "" || !deciding):
+		return own, nil
+	case builtIn, own.env == nil && !own.fresh && own.kept:
+		// A recorded state that is not ours is a built-in plugin's.
+		own.builtIn, own.task = r.builtIns.forType(tmpl.GetType()), nil
+		return own, nil
+	}
+	return r.decide(ctx, tmpl, id, own, deciding), nil
+}
+
+// decide finds an owner for a task that has none.
+func (r *router) decide(ctx context.Context, tmpl *core.TaskTemplate, id identity, own owner, deciding bool) owner {
+	env := own.env
+	if env == nil {
+		env = &envelope{}
+	}
+	d, how := r.choose(tmpl, id, env)
+	switch {
+	case how == reasonUnanswered:
+		own.env = env
+		return own // waits without an owner
+	case d == nil:
+		own.builtIn, own.env = r.builtIns.forType(tmpl.GetType()), nil
+		if deciding {
+			own.task.mu.Lock()
+			own.task.builtIn = true
+			own.task.mu.Unlock()
+			logger.Infof(ctx, "task %s of type %q runs on built-in plugin %q: %s", id, tmpl.GetType(), own.builtIn.id, how)
+		}
+		own.task = nil
+	default:
+		env.Deployment, env.PluginVersion, env.Mode, env.Since = d.Deployment, d.PluginVersion, d.Mode, 0
+		own.env = env
+		if deciding && own.task.decided(env) {
+			logger.Infof(ctx, "task %s of type %q runs on backend deployment %q (plugin %s, %s): %s",
+				id, tmpl.GetType(), d.Deployment, d.PluginVersion, d.Mode, d.Reason)
+		}
+	}
+	if deciding {
+		r.count(own, how)
+	}
+	return own
+}
+
+// Why a task has the owner that it has; the values of the reason label of decisions_total.
+const (
+	reasonRoute        = "route"
+	reasonRegistered   = "registered"
+	reasonDrain        = "drain"
+	reasonUnregistered = "unregistered"
+	reasonUnanswered   = "unanswered"
+)
+
+func (r *router) count(own owner, how string) {
+	if mx := r.s.mx.Load(); mx != nil {
+		who := "backend"
+		if own.builtIn != nil {
+			who = "builtin"
+		}
+		mx.decisions.WithLabelValues(who, how).Inc()
+	}
+}
+
+// choose applies the configuration and the registry to a task. No decision means the built-in plugin.
+func (r *router) choose(tmpl *core.TaskTemplate, id identity, env *envelope) (*registry.Decision, string) {
+	cfg, snap := r.s.config(), r.s.reg.Snapshot()
+	if !cfg.AcceptNewTasks || !cfg.Enabled {
+		return nil, reasonDrain
+	}
+	d, ok := snap.Resolve(registry.Query{
+		TaskType: tmpl.GetType(), TaskTypeVersion: tmpl.GetTaskTypeVersion(), Project: id.project, Domain: id.domain,
+	})
+	switch {
+	case ok && strings.HasPrefix(d.Reason, "routed"):
+		return &d, reasonRoute
+	case ok:
+		return &d, reasonRegistered
+	case r.expected(tmpl.GetType()) && len(snap.Unanswered()) > 0 && since(env.Since, time.Now()) < cfg.Create.Deadline.Duration:
+		return nil, reasonUnanswered
+	}
+	return nil, reasonUnregistered
+}
+
+// expected says whether the operator told us to claim a type that no built-in plugin has: handing such a task to the
+// default plugin, because no service has answered yet, would run the wrong thing.
+func (r *router) expected(taskType string) bool {
+	for _, t := range r.s.config().TaskTypes {
+		if t == taskType {
+			return !r.builtIns.serves(taskType)
+		}
+	}
+	return false
+}
+
+// handleBackend runs a round of a task that a backend owns.
+func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecutionContext, tmpl *core.TaskTemplate, own owner) (pluginscore.Transition, error) {
+	next := *own.env
+	if own.env.Deployment == "" {
+		return r.hold(tCtx, own, next)
+	}
+	if tmpl.GetType() == "" {
+		return r.report(tCtx, own, next, false, failed(&core.ExecutionError{
+			Code: CodeBadTemplate, Kind: core.ExecutionError_USER,
+			Message: fmt.Sprintf("task template %q has no type, so no plugin can run it", tmpl.GetId().GetName()),
+		}, false, false, nil))
+	}
+	if info, backingOff := r.backingOff(own); backingOff {
+		return r.report(tCtx, own, next, false, info)
+	}
+	h := &handling{env: own.env, task: own.task, tCtx: tCtx}
+	inner := newInnerContext(tCtx, own.key, own.env)
+	trns, err := r.machinery.Handle(withHandling(ctx, h), inner)
+	switch {
+	case h.pending:
+		return r.report(tCtx, own, next, false, r.underWay(own))
+	case h.err != nil:
+		return r.createFailed(ctx, tCtx, own, next, asCallError(h.err))
+	case err != nil:
+		return pluginscore.UnknownTransition, fmt.Errorf("task %s at backend deployment %q: %w", own.task.id, own.env.Deployment, err)
+	}
+	own.task.created()
+	next.Since = 0
+	next.Inner, next.InnerVersion = inner.state.written, inner.state.newVersion
+	return r.report(tCtx, own, next, inner.state.changed, trns.Info())
+}
+
+// hold keeps a task queued whose service has never answered.
+func (r *router) hold(tCtx pluginscore.TaskExecutionContext, own owner, next envelope) (pluginscore.Transition, error) {
+	now := time.Now()
+	changed := next.Since == 0
+	if changed {
+		next.Since = now.Unix()
+		r.count(own, reasonUnanswered)
+	}
+	r.wakeIn(own.task, r.s.config().Create.InitialBackoff.Duration)
+	return r.report(tCtx, own, next, changed, pluginscore.PhaseInfoQueued(now, 0, fmt.Sprintf(
+		"waiting for a backend plugin service that registers this task type; not answering yet: %s",
+		strings.Join(r.s.reg.Snapshot().Unanswered(), ", "))))
+}
+
+// underWay is a call that outlasts the round: propeller is woken when it ends.
+func (r *router) underWay(own owner) pluginscore.PhaseInfo {
+	if own.env.Mode == client.Sync {
+		info := &pluginscore.TaskInfo{}
+		addReason(info, fmt.Sprintf("running synchronously at backend deployment %q", own.env.Deployment))
+		return pluginscore.PhaseInfoRunning(0, info)
+	}
+	return pluginscore.PhaseInfoQueued(time.Now(), 0, fmt.Sprintf("the job is being created at backend deployment %q", own.env.Deployment))
+}
+
+// backingOff says whether the pause after a failed create still lasts.
+func (r *router) backingOff(own owner) (pluginscore.PhaseInfo, bool) {
+	t := own.task
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.failures == 0 || !time.Now().Before(t.nextTry) {
+		return pluginscore.PhaseInfo{}, false
+	}
+	return pluginscore.PhaseInfoQueued(time.Now(), 0, t.waiting), true
+}
+
+// createFailed decides by the error's class whether the task waits or its attempt fails.
+func (r *router) createFailed(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner, next envelope, e *client.Error) (pluginscore.Transition, error) {
+	cfg, now := r.s.config().Create, time.Now()
+	logger.Warnf(ctx, "task %s: %v", own.task.id, e)
+	if mx := r.s.mx.Load(); mx != nil {
+		mx.createFailures.WithLabelValues(own.env.Deployment, e.Class.String()).Inc()
+	}
+	if !e.Transient() {
+		kind, retry := core.ExecutionError_SYSTEM, true
+		if e.Class == client.UserError {
+			kind, retry = core.ExecutionError_USER, false
+		}
+		return r.report(tCtx, own, next, true, failed(&core.ExecutionError{
+			Code: codePrefix + e.Code.String(), Message: e.Error(), Kind: kind,
+		}, retry, false, nil))
+	}
+	if next.Since == 0 {
+		next.Since = now.Unix()
+	} else if waited := since(next.Since, now); waited > cfg.Deadline.Duration {
+		return r.report(tCtx, own, next, true, failed(&core.ExecutionError{
+			Code: CodeUnreachable, Kind: core.ExecutionError_SYSTEM,
+			Message: fmt.Sprintf("the job could not be created for %s (plugins.backend.create.deadline is %s); the last failure: %v",
+				waited.Round(time.Second), cfg.Deadline.Duration, e),
+		}, true, true, nil))
+	}
+	pause := own.task.backOff(e, cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, now)
+	r.wakeIn(own.task, pause)
+	return r.report(tCtx, own, next, next.Since != own.env.Since, pluginscore.PhaseInfoQueued(now, 0, waitingFor(e)))
+}
+
+func waitingFor(e *client.Error) string { return "waiting to create the job: " + e.Error() }
+
+// wakeIn has propeller look at the task after a pause.
+func (r *router) wakeIn(t *task, pause time.Duration) {
+	time.AfterFunc(pause, func() { r.s.enqueueOwner(t) })
+}
+
+// updateDamping stretches the time between two updates of one phase as they grow in number: propeller fails a task that
+// has had 100,000 of them (max-plugin-phase-versions).
+const updateDamping = 1000
+
+// report gives propeller the task's phase with the right version, and the state to keep. Propeller drops an event and the
+// state with it when phase and version are those of before, so a state that has to be kept must come with a new version,
+// and nothing else may.
+func (r *router) report(tCtx pluginscore.TaskExecutionContext, own owner, next envelope, stateChanged bool, info pluginscore.PhaseInfo) (pluginscore.Transition, error) {
+	prev, now := own.env, time.Now()
+	next.Phase, next.Info, next.At = info.Phase(), fingerprint(info), now.Unix()
+	interval := r.s.config().Poll.UpdateInterval.Duration * time.Duration(1+prev.Version/updateDamping)
+	switch {
+	case prev.Phase != next.Phase, own.fresh:
+		next.Version = 0
+	case stateChanged, next.Info != prev.Info && since(prev.At, now) >= interval:
+		next.Version = prev.Version + 1
+	default:
+		next = *prev
+	}
+	if !own.kept {
+		own.task.remember(next)
+	} else if err := tCtx.PluginStateWriter().Put(stateVersion, next.encode()); err != nil {
+		return pluginscore.UnknownTransition, fmt.Errorf("cannot keep the state of task %s: %w", own.task.id, err)
+	}
+	if !info.Phase().IsTerminal() {
+		// Not for a failure: WithVersion forgets that it is to be cleaned up.
+		info = info.WithVersion(next.Version)
+	}
+	return pluginscore.DoTransition(info), nil
+}
+
+// Abort ends the task at its owner. It may be repeated, also after the task has ended.
+func (r *router) Abort(ctx context.Context, tCtx pluginscore.TaskExecutionContext) error {
+	return r.end(ctx, tCtx, pluginscore.Plugin.Abort)
+}
+
+// Finalize frees what the task holds. It may be repeated.
+func (r *router) Finalize(ctx context.Context, tCtx pluginscore.TaskExecutionContext) error {
+	err := r.end(ctx, tCtx, pluginscore.Plugin.Finalize)
+	if err == nil {
+		r.s.tasks.forget(identityOf(tCtx.TaskExecutionMetadata()).key())
+	}
+	return err
+}
+
+func (r *router) end(ctx context.Context, tCtx pluginscore.TaskExecutionContext,
+	how func(pluginscore.Plugin, context.Context, pluginscore.TaskExecutionContext) error) error {
+	tmpl, err := tCtx.TaskReader().Read(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot read the task template: %w", err)
+	}
+	own, err := r.ownerOf(ctx, tCtx, tmpl, false)
+	if errors.Is(err, errEnvelope) {
+		// Nothing can be ended by a state that cannot be read, and the workflow must come to its end.
+		logger.Errorf(ctx, "cannot end the job: %v", err)
+		return nil
+	}
+	switch {
+	case err != nil:
+		return err
+	case own.builtIn != nil:
+		return how(own.builtIn, ctx, own.builtIn.context(tCtx, own.held))
+	case own.env.Deployment == "":
+		return nil
+	}
+	h := &handling{env: own.env, task: own.task, tCtx: tCtx}
+	return how(r.machinery, withHandling(ctx, h), newInnerContext(tCtx, own.key, own.env))
+}

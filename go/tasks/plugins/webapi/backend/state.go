@@ -1,0 +1,143 @@
+package backend
+
+import (
+	"bytes"
+	"encoding/gob"
+	"fmt"
+	"reflect"
+
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
+	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/interfaces"
+)
+
+func init() { gob.Register(resourceMeta{}) }
+
+// arrayIndexVariable marks a sub-task of propeller's ArrayNode (map_task).
+const arrayIndexVariable = "BATCH_JOB_ARRAY_INDEX_VAR_NAME"
+
+// record is what propeller knows of a task before a round.
+type record struct {
+	// fresh: no round of this attempt has been recorded yet.
+	fresh bool
+	// env is set when a backend owns the task.
+	env *envelope
+	// kept is false for ArrayNode's sub-tasks, whose plugin state propeller does not keep.
+	kept bool
+}
+
+// nodeState is the part of propeller's task context that shows the recorded phase and the raw state. It is not in
+// core.TaskExecutionContext, but propeller's own context has it. Without it a state can only be read by consuming it.
+type nodeState interface {
+	NodeStateReader() interfaces.NodeStateReader
+}
+
+func readRecord(tCtx core.TaskExecutionContext) (record, error) {
+	rec := record{kept: !isArraySubtask(tCtx)}
+	if ns, ok := tCtx.(nodeState); ok {
+		ts := ns.NodeStateReader().GetTaskNodeState()
+		rec.fresh = ts.PluginPhase == core.PhaseUndefined
+		if !rec.kept || ts.PluginStateVersion != uint32(stateVersion) {
+			return rec, nil
+		}
+		var raw []byte
+		if err := gob.NewDecoder(bytes.NewReader(ts.PluginState)).Decode(&raw); err != nil {
+			return rec, fmt.Errorf("%w: %w", errEnvelope, err)
+		}
+		return rec, rec.open(raw)
+	}
+	if tCtx.PluginStateReader().GetStateVersion() != stateVersion {
+		// A built-in plugin's state of version 0 looks like none; the router remembers what it decided.
+		rec.fresh = tCtx.PluginStateReader().GetStateVersion() == 0
+		return rec, nil
+	}
+	var raw []byte
+	if _, err := tCtx.PluginStateReader().Get(&raw); err != nil {
+		return rec, fmt.Errorf("%w: %w", errEnvelope, err)
+	}
+	return rec, rec.open(raw)
+}
+
+func (r *record) open(raw []byte) error {
+	env, err := decodeEnvelope(raw)
+	if err != nil {
+		return err
+	}
+	r.env = &env
+	return nil
+}
+
+func isArraySubtask(tCtx core.TaskExecutionContext) bool {
+	_, ok := tCtx.TaskExecutionMetadata().GetEnvironmentVariables()[arrayIndexVariable]
+	return ok
+}
+
+// innerContext is the task context that the machinery sees: a qualified name, and its own state inside the envelope.
+type innerContext struct {
+	core.TaskExecutionContext
+	meta  core.TaskExecutionMetadata
+	state *innerState
+}
+
+func newInnerContext(tCtx core.TaskExecutionContext, key string, env *envelope) *innerContext {
+	return &innerContext{
+		TaskExecutionContext: tCtx,
+		meta:                 qualifiedMetadata{tCtx.TaskExecutionMetadata(), key},
+		state:                &innerState{version: env.InnerVersion, old: env.Inner},
+	}
+}
+
+func (c *innerContext) TaskExecutionMetadata() core.TaskExecutionMetadata { return c.meta }
+func (c *innerContext) PluginStateReader() core.PluginStateReader         { return c.state }
+func (c *innerContext) PluginStateWriter() core.PluginStateWriter         { return c.state }
+
+// innerState reads the machinery's state from an envelope and catches what it writes, gob-encoded as propeller does.
+type innerState struct {
+	version    uint8
+	old        []byte
+	written    []byte
+	newVersion uint8
+	changed    bool
+}
+
+func (s *innerState) GetStateVersion() uint8 { return s.version }
+
+func (s *innerState) Get(t interface{}) (uint8, error) {
+	if len(s.old) == 0 {
+		return 0, nil
+	}
+	return s.version, gob.NewDecoder(bytes.NewReader(s.old)).Decode(t)
+}
+
+func (s *innerState) Put(version uint8, v interface{}) error {
+	b, err := encodeGob(v)
+	if err != nil {
+		return err
+	}
+	s.written, s.newVersion = b, version
+	s.changed, err = s.differs(v, b)
+	return err
+}
+
+func (s *innerState) Reset() error {
+	s.written, s.newVersion, s.changed = nil, 0, len(s.old) > 0
+	return nil
+}
+
+// differs compares by value: gob numbers its types by process, so the bytes of an equal state differ after a restart.
+func (s *innerState) differs(v interface{}, encoded []byte) (bool, error) {
+	if len(s.old) == 0 {
+		return true, nil
+	}
+	old := reflect.New(reflect.Indirect(reflect.ValueOf(v)).Type())
+	if err := gob.NewDecoder(bytes.NewReader(s.old)).Decode(old.Interface()); err != nil {
+		return false, err
+	}
+	again, err := encodeGob(old.Interface())
+	return !bytes.Equal(again, encoded), err
+}
+
+func encodeGob(v interface{}) ([]byte, error) {
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(v)
+	return b.Bytes(), err
+}

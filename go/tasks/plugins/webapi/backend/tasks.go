@@ -1,0 +1,256 @@
+package backend
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/flyte-backend/flyte-backend/go/client"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
+)
+
+// forgetAfter is how long a task stays in memory without propeller looking at it: its workflow is gone. Propeller looks
+// at a running workflow at least every few minutes, whatever its settings.
+const forgetAfter = time.Hour
+
+// tasks is what this process remembers of the tasks that it handles. Everything in it can be lost: a restarted propeller
+// finds the essential in the plugin state.
+type tasks struct {
+	mu      sync.Mutex
+	m       map[string]*task
+	sweepAt time.Time
+	size    atomic.Int64
+}
+
+func newTasks() *tasks { return &tasks{m: map[string]*task{}, sweepAt: time.Now().Add(forgetAfter)} }
+
+// touch finds or makes the task and marks it as looked at.
+func (ts *tasks) touch(key string, id identity, meta core.TaskExecutionMetadata, now time.Time) *task {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if now.After(ts.sweepAt) {
+		ts.sweepAt = now.Add(forgetAfter)
+		for k, t := range ts.m {
+			if now.Sub(t.lastTouched()) > forgetAfter {
+				t.abandon()
+				delete(ts.m, k)
+			}
+		}
+	}
+	t, ok := ts.m[key]
+	if !ok {
+		t = &task{key: key, id: id, owner: meta.GetOwnerID()}
+		ts.m[key] = t
+	}
+	t.touched.Store(now.UnixNano())
+	ts.size.Store(int64(len(ts.m)))
+	return t
+}
+
+// lookup gives the task or nil.
+func (ts *tasks) lookup(key string) *task {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return ts.m[key]
+}
+
+// forget drops the task.
+func (ts *tasks) forget(key string) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t, ok := ts.m[key]; ok {
+		t.abandon()
+		delete(ts.m, key)
+	}
+	ts.size.Store(int64(len(ts.m)))
+}
+
+// task is the memory of one task attempt. Propeller handles a task in one goroutine at a time; the poll loop and calls
+// that go on in the background are others, hence mu.
+type task struct {
+	key     string
+	id      identity
+	owner   types.NamespacedName
+	touched atomic.Int64
+
+	mu sync.Mutex
+	// outputPrefix is what polls tell the service; it is set in every round.
+	outputPrefix string
+	// builtIn remembers that a built-in plugin was chosen, until propeller has recorded a first round.
+	builtIn bool
+	// pinned is the deployment that was decided on.
+	pinned string
+	// memory is the envelope of a task whose state propeller does not keep.
+	memory *envelope
+	// call is the create or execute that is under way or done.
+	call *call
+	// failures counts failures to create in a row; no new try is made before nextTry.
+	failures int
+	nextTry  time.Time
+	waiting  string
+	// job is the latest state that was polled, outage the polls that failed since.
+	job    *client.Job
+	outage outage
+	fatal  *client.Error
+	// changes counts what propeller should hear of, heard what it has.
+	changes, heard uint64
+	waking         bool
+}
+
+// outage is an unbroken run of failed polls.
+type outage struct {
+	since  time.Time
+	count  int
+	latest *client.Error
+}
+
+// prefix gives where the task's outputs belong.
+func (t *task) prefix() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.outputPrefix
+}
+
+func (t *task) lastTouched() time.Time { return time.Unix(0, t.touched.Load()) }
+
+// abandon cancels a call that nobody waits for any more.
+func (t *task) abandon() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.call != nil {
+		t.call.cancel()
+	}
+}
+
+// call is a create or execute beside propeller's worker.
+type call struct {
+	cancel context.CancelFunc
+	target client.Target
+	done   chan struct{}
+	// Set before done is closed.
+	id  client.JobID
+	job *client.Job
+	err error
+}
+
+// finished says whether the call's results may be read.
+func (c *call) finished() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// begin starts run beside the caller. A call keeps the values of ctx but neither its deadline nor its cancellation, since a
+// round of propeller is shorter than a call; run sets the time limit.
+func (t *task) begin(ctx context.Context, target client.Target, run func(context.Context, *call), after func()) *call {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	c := &call{cancel: cancel, target: target, done: make(chan struct{})}
+	t.call = c
+	go func() {
+		defer cancel()
+		run(ctx, c)
+		t.mu.Lock()
+		t.changes++
+		t.mu.Unlock()
+		close(c.done)
+		after()
+	}()
+	return c
+}
+
+// currentCall gives the call that is under way or done, or nil.
+func (t *task) currentCall() *call {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.call
+}
+
+// polled takes in a poll's result and says whether propeller should hear of it.
+func (t *task) polled(job *client.Job, err *client.Error, fatal bool, now time.Time) (changed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err == nil:
+		changed = t.job == nil || t.outage.count > 0 || fingerprintJob(t.job) != fingerprintJob(job)
+		t.job, t.outage = job, outage{}
+	case fatal:
+		changed = t.fatal == nil
+		t.fatal = err
+	default:
+		if t.outage.count == 0 {
+			t.outage.since = now
+			changed = true
+		}
+		t.outage.count++
+		t.outage.latest = err
+	}
+	if changed {
+		t.changes++
+	}
+	return changed
+}
+
+// view is what Status reads, all at one moment.
+type view struct {
+	job    *client.Job
+	outage outage
+	fatal  *client.Error
+}
+
+func (t *task) view() view {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.heard = t.changes
+	return view{t.job, t.outage, t.fatal}
+}
+
+// pending says whether propeller has not heard of a change yet.
+func (t *task) pending() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.heard != t.changes
+}
+
+// decided says whether this decision is news; it is made again when a round's state was lost.
+func (t *task) decided(env *envelope) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	news := t.pinned != env.Deployment
+	t.pinned = env.Deployment
+	return news
+}
+
+// remember keeps the envelope of a task whose state propeller does not keep.
+func (t *task) remember(env envelope) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.memory = &env
+}
+
+// created ends a run of failures to create.
+func (t *task) created() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failures, t.nextTry, t.waiting = 0, time.Time{}, ""
+}
+
+// maxRetryAfter bounds the pause that a service may ask for.
+const maxRetryAfter = 10 * time.Minute
+
+// backOff counts a failure and gives the pause before the next try.
+func (t *task) backOff(e *client.Error, initial, limit time.Duration, now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failures++
+	pause := max(client.NextBackoff(t.failures, initial, limit), min(e.RetryAfter, maxRetryAfter))
+	t.nextTry, t.waiting = now.Add(pause), waitingFor(e)
+	return pause
+}

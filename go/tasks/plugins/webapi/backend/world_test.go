@@ -1,0 +1,195 @@
+package backend_test
+
+import (
+	"context"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/flyte-backend/flyte-backend/go/backendtest"
+	"github.com/flyte-backend/flyte-backend/go/taskrunner"
+	"github.com/flyte-backend/flyte-backend/go/tasks/config"
+	_ "github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend" // the plugin under test
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/event"
+	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/k8s/pod"         // a built-in Kubernetes plugin, and the default one
+	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/testing"         // the built-in echo plugin
+	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/bigquery" // a built-in web API plugin
+	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
+	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
+)
+
+// limit bounds every wait of these tests.
+const limit = 60 * time.Second
+
+// TestMain turns the plugin on as propeller does, before any plugin is loaded: what is claimed is fixed then.
+func TestMain(m *testing.M) {
+	// Any propeller needs these: two of its own plugins have the type.
+	taskconfig.GetConfig().TaskPlugins.DefaultForTaskTypes = map[string]string{
+		"container": "container", "python-task": "container", "raw-container": "container", "sidecar": "sidecar",
+	}
+	cfg := baseConfig(nil)
+	if err := config.Set(context.Background(), cfg); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+func duration(d time.Duration) stdconfig.Duration { return stdconfig.Duration{Duration: d} }
+
+// baseConfig names one deployment for each address: "default", then "b1", "b2", …
+func baseConfig(endpoints []string) *config.Config {
+	cfg := config.Default()
+	cfg.Enabled = true
+	cfg.Deployments = map[string]*config.Deployment{}
+	for i, e := range endpoints {
+		name := "default"
+		if i > 0 {
+			name = "b" + string(rune('0'+i))
+		}
+		cfg.Deployments[name] = &config.Deployment{Endpoint: e, Insecure: true}
+	}
+	cfg.DiscoveryInterval = duration(time.Second)
+	cfg.Create.InitialBackoff = duration(50 * time.Millisecond)
+	cfg.Create.MaxBackoff = duration(200 * time.Millisecond)
+	cfg.Poll.UpdateInterval = duration(0)
+	cfg.WebAPI.Caching.ResyncInterval = duration(5 * time.Second)
+	cfg.WebAPI.Caching.Workers = 10
+	return cfg
+}
+
+// world is one propeller with backend services.
+type world struct {
+	t      *testing.T
+	ctx    context.Context
+	cfg    *config.Config
+	runner *taskrunner.Runner
+	stop   context.CancelFunc
+}
+
+// startBackend runs a test backend until the test ends.
+func startBackend(t *testing.T, plugins ...backendtest.Plugin) *backendtest.Backend {
+	t.Helper()
+	b := backendtest.New(plugins...)
+	require.NoError(t, b.Start())
+	t.Cleanup(b.Kill)
+	return b
+}
+
+// newWorld loads the plugin with the changes that the test makes to the base configuration.
+func newWorld(t *testing.T, change func(*config.Config), backends ...*backendtest.Backend) *world {
+	t.Helper()
+	endpoints := make([]string, 0, len(backends))
+	for _, b := range backends {
+		endpoints = append(endpoints, b.Endpoint())
+	}
+	cfg := baseConfig(endpoints)
+	if change != nil {
+		change(cfg)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	w := &world{t: t, ctx: ctx, cfg: cfg}
+	w.restart()
+	return w
+}
+
+// restart loads the plugin again, as a new propeller process does.
+func (w *world) restart() {
+	w.t.Helper()
+	w.restartWith(nil)
+}
+
+func (w *world) restartWith(old *taskrunner.Runner) {
+	w.t.Helper()
+	if w.stop != nil {
+		w.stop()
+	}
+	ctx, cancel := context.WithCancel(w.ctx)
+	w.stop = cancel
+	w.t.Cleanup(cancel)
+	require.NoError(w.t, config.Set(ctx, w.cfg))
+	opts := taskrunner.Options{Reevaluate: 100 * time.Millisecond}
+	if old != nil {
+		opts.Store = old.Store()
+	}
+	runner, err := taskrunner.New(ctx, opts)
+	require.NoError(w.t, err)
+	w.runner = runner
+}
+
+func (w *world) start(task taskrunner.Task) *taskrunner.Run {
+	w.t.Helper()
+	run, err := w.runner.Start(w.ctx, task)
+	require.NoError(w.t, err)
+	return run
+}
+
+func (w *world) finish(run *taskrunner.Run) *taskrunner.Outcome {
+	w.t.Helper()
+	out, err := run.Wait(w.ctx)
+	require.NoError(w.t, err)
+	return out
+}
+
+// eventually waits for a condition with a deadline.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	require.Eventually(t, condition, limit, 5*time.Millisecond, what)
+}
+
+// template is a small task with one integer output.
+func template(taskType string) *core.TaskTemplate {
+	return &core.TaskTemplate{
+		Id:   &core.Identifier{ResourceType: core.ResourceType_TASK, Project: "flytesnacks", Domain: "development", Name: "t." + taskType, Version: "v1"},
+		Type: taskType,
+		Interface: &core.TypedInterface{
+			Outputs: &core.VariableMap{Variables: map[string]*core.Variable{
+				"n": {Type: &core.LiteralType{Type: &core.LiteralType_Simple{Simple: core.SimpleType_INTEGER}}},
+			}},
+		},
+		Metadata: &core.TaskMetadata{Retries: &core.RetryStrategy{}},
+	}
+}
+
+func intLiteral(n int64) *core.Literal {
+	return &core.Literal{Value: &core.Literal_Scalar{Scalar: &core.Scalar{Value: &core.Scalar_Primitive{
+		Primitive: &core.Primitive{Value: &core.Primitive_Integer{Integer: n}},
+	}}}}
+}
+
+func outputs(n int64) *core.LiteralMap {
+	return &core.LiteralMap{Literals: map[string]*core.Literal{"n": intLiteral(n)}}
+}
+
+func succeeded(n int64) *admin.Resource {
+	return &admin.Resource{Phase: core.TaskExecution_SUCCEEDED, Outputs: outputs(n)}
+}
+
+func running(message string) *admin.Resource {
+	return &admin.Resource{Phase: core.TaskExecution_RUNNING, Message: message}
+}
+
+// phases lists the phases of events, without repetition.
+func phases(events []*event.TaskExecutionEvent) []string {
+	var out []string
+	for _, e := range events {
+		if p := e.GetPhase().String(); len(out) == 0 || out[len(out)-1] != p {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func reasons(events []*event.TaskExecutionEvent) []string {
+	var out []string
+	for _, e := range events {
+		for _, r := range e.GetReasons() {
+			out = append(out, r.GetReason())
+		}
+	}
+	return out
+}
