@@ -1,6 +1,12 @@
+// Flytepropeller is Flyte's workflow engine with the backend plugin system compiled in: upstream's own main with the
+// plugins imported one by one, and ours beside them. It takes upstream's flags, commands and configuration.
+//
+// Ours does nothing until plugins.backend.enable_backend_flytekit_plugin_system is true. The one plugin of upstream's list
+// that is missing here is spark, whose operator module cannot be had everywhere; CONTRIBUTING.md says how to add it.
 package main
 
 import (
+	_ "github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/array/awsbatch"
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/array/k8s"
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/k8s/dask"

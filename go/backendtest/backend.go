@@ -74,6 +74,7 @@ type Backend struct {
 	mu       sync.Mutex
 	addr     string
 	server   *grpc.Server
+	lis      net.Listener
 	plugins  []Plugin
 	script   []Step
 	jobs     map[string]*Job
@@ -111,7 +112,7 @@ func (b *Backend) Start() error {
 	if err != nil {
 		return fmt.Errorf("cannot listen for the test backend: %w", err)
 	}
-	b.addr = lis.Addr().String()
+	b.addr, b.lis = lis.Addr().String(), lis
 	b.server = grpc.NewServer(append([]grpc.ServerOption{grpc.StatsHandler(connCounter{b})}, b.ServerOptions...)...)
 	service.RegisterAsyncAgentServiceServer(b.server, asyncServer{b: b})
 	service.RegisterSyncAgentServiceServer(b.server, syncServer{b: b})
@@ -126,10 +127,13 @@ func (b *Backend) Start() error {
 // Kill ends the server at once: connections break, calls under way fail. Jobs stay.
 func (b *Backend) Kill() {
 	b.mu.Lock()
-	server := b.server
+	server, lis := b.server, b.lis
 	b.server = nil
 	b.mu.Unlock()
 	if server != nil {
+		// The server closes the listener only once it serves, which a Kill right after Start would not wait for; the port
+		// has to be free for the next Start.
+		_ = lis.Close()
 		server.Stop()
 	}
 }

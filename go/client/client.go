@@ -124,7 +124,7 @@ type Metadata struct {
 }
 
 // JobID is the opaque name that a service gave a job (resource meta in flyteidl's words). Some services put credentials
-// into it, so it never prints.
+// into it, so it never prints. (fmt calls no methods on unexported struct fields: keep it in exported ones.)
 type JobID []byte
 
 // String hides the id.
@@ -176,7 +176,10 @@ func (j *Job) Terminal() bool {
 // NextBackoff gives the pause after n failures in a row (n from 1): initial, doubled with each, at most limit.
 func NextBackoff(n int, initial, limit time.Duration) time.Duration {
 	d := initial
-	for i := 1; i < n && d < limit; i++ {
+	for i := 1; i < n && 0 < d && d < limit; i++ {
+		if d > limit/2 {
+			return limit // doubling could overflow
+		}
 		d *= 2
 	}
 	return min(d, limit)

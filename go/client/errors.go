@@ -101,7 +101,11 @@ type Error struct {
 
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s at backend deployment %q (%s) failed: ", e.Op, e.Deployment, e.Endpoint)
+	b.WriteString(e.Op)
+	if e.Deployment != "" {
+		fmt.Fprintf(&b, " at backend deployment %q (%s)", e.Deployment, e.Endpoint)
+	}
+	b.WriteString(" failed: ")
 	if e.FromService {
 		fmt.Fprintf(&b, "the service answered %s: %s", e.Code, e.Message)
 	} else {

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,11 +27,13 @@ type Registry struct {
 	names  []string
 	regs   map[string][]client.Registration
 	health map[string]Health
+	// asked changes with every Forget and removal of a deployment, so that an answer to a question from before is known.
+	asked map[string]int
 }
 
 // New gives a registry that knows cfg's routes and deployments, and asks nobody yet.
 func New(cfg *config.Config, list Lister) *Registry {
-	r := &Registry{list: list, regs: map[string][]client.Registration{}, health: map[string]Health{}}
+	r := &Registry{list: list, regs: map[string][]client.Registration{}, health: map[string]Health{}, asked: map[string]int{}}
 	r.Apply(context.Background(), cfg)
 	return r
 }
@@ -54,6 +57,11 @@ func (r *Registry) Apply(ctx context.Context, cfg *config.Config) {
 			regs[name] = have
 		}
 	}
+	for name := range r.health {
+		if _, stays := health[name]; !stays {
+			r.asked[name]++
+		}
+	}
 	r.regs, r.health = regs, health
 	r.publish(ctx)
 }
@@ -63,6 +71,7 @@ func (r *Registry) Forget(ctx context.Context, deployment string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.regs, deployment)
+	r.asked[deployment]++
 	if _, ok := r.health[deployment]; ok {
 		r.health[deployment] = Health{}
 	}
@@ -73,24 +82,30 @@ func (r *Registry) Forget(ctx context.Context, deployment string) {
 // returns when all have answered or ctx has ended. A deployment that fails keeps its last known registrations.
 func (r *Registry) Refresh(ctx context.Context) {
 	r.mu.Lock()
-	names := r.names
+	asked := make(map[string]int, len(r.names))
+	for _, name := range r.names {
+		asked[name] = r.asked[name]
+	}
 	r.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, name := range names {
+	for name, question := range asked {
 		wg.Go(func() {
 			regs, err := r.list(ctx, name)
-			r.record(ctx, name, regs, err)
+			if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+				return // given up by the caller, which says nothing of the deployment
+			}
+			r.record(ctx, name, question, regs, err)
 		})
 	}
 	wg.Wait()
 }
 
-func (r *Registry) record(ctx context.Context, name string, regs []client.Registration, err error) {
+func (r *Registry) record(ctx context.Context, name string, question int, regs []client.Registration, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h, known := r.health[name]
-	if !known {
-		return // removed from the configuration meanwhile
+	if !known || r.asked[name] != question {
+		return // removed from the configuration meanwhile, or at another address now
 	}
 	if err != nil {
 		if h.Err == nil {
@@ -123,18 +138,21 @@ func (r *Registry) publish(ctx context.Context) {
 	}
 }
 
-// Run refreshes until ctx ends. interval is asked before each pause, so that it may change.
+// Run refreshes until ctx ends, first after one interval, and calls after at the end of each round. interval is asked
+// before each pause, so that it may change; it counts from one round's start to the next one's.
 func (r *Registry) Run(ctx context.Context, interval func() time.Duration, after func()) {
+	t := time.NewTimer(interval())
+	defer t.Stop()
 	for {
-		t := time.NewTimer(interval())
 		select {
 		case <-ctx.Done():
-			t.Stop()
 			return
 		case <-t.C:
 		}
+		pause := interval()
+		t.Reset(pause)
 		// A hanging deployment must not keep the others from being asked again.
-		round, cancel := context.WithTimeout(ctx, max(interval(), time.Second))
+		round, cancel := context.WithTimeout(ctx, max(pause, time.Second))
 		r.Refresh(round)
 		cancel()
 		after()

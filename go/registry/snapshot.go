@@ -75,7 +75,8 @@ func newSnapshot(routes []config.Route, regs map[string][]client.Registration, h
 				-compareVersions(a.reg.PluginVersion, b.reg.PluginVersion),
 				cmp.Compare(a.deployment, b.deployment),
 				cmp.Compare(a.reg.Mode, b.reg.Mode),
-				slices.Compare(a.reg.TaskTypeVersions, b.reg.TaskTypeVersions))
+				slices.Compare(a.reg.TaskTypeVersions, b.reg.TaskTypeVersions),
+				cmp.Compare(a.reg.Name, b.reg.Name))
 		})
 	}
 	return s
@@ -196,28 +197,43 @@ func (s *Snapshot) Health() map[string]Health {
 	return out
 }
 
-// Conflicts gives the registrations that lose only because of their deployment's name.
+// Conflicts gives the registrations that lose only because of their deployment's name, each with the one that is used in
+// its place. A task type that a route decides for every task has none.
 func (s *Snapshot) Conflicts() []Conflict {
+	type claim struct {
+		pluginVersion   string
+		any             bool
+		taskTypeVersion int32
+	}
 	var out []Conflict
 	for _, t := range sortedKeys(s.offers) {
-		list := s.offers[t]
-		for i, a := range list {
-			for _, b := range list[i+1:] {
-				if a.deployment != b.deployment && a.reg.PluginVersion == b.reg.PluginVersion && overlap(a.reg, b.reg) {
-					out = append(out, Conflict{TaskType: t, PluginVersion: a.reg.PluginVersion, Winner: a.deployment, Loser: b.deployment})
+		if slices.ContainsFunc(s.routes, func(r config.Route) bool { return r.TaskType == t && specificity(r) == 0 }) {
+			continue
+		}
+		holders, told := map[claim]string{}, map[Conflict]bool{}
+		for _, o := range s.offers[t] {
+			claims := []claim{{pluginVersion: o.reg.PluginVersion, any: true}}
+			if len(o.reg.TaskTypeVersions) > 0 {
+				claims = claims[:0]
+				for _, v := range o.reg.TaskTypeVersions {
+					claims = append(claims, claim{pluginVersion: o.reg.PluginVersion, taskTypeVersion: v})
+				}
+			}
+			for _, c := range claims {
+				holder, held := holders[c]
+				if !held {
+					holders[c] = o.deployment
+					continue
+				}
+				conflict := Conflict{TaskType: t, PluginVersion: o.reg.PluginVersion, Winner: holder, Loser: o.deployment}
+				if holder != o.deployment && !told[conflict] {
+					told[conflict] = true
+					out = append(out, conflict)
 				}
 			}
 		}
 	}
 	return out
-}
-
-// overlap says whether two registrations claim the same task type version with the same claim to it.
-func overlap(a, b client.Registration) bool {
-	if len(a.TaskTypeVersions) == 0 || len(b.TaskTypeVersions) == 0 {
-		return len(a.TaskTypeVersions) == len(b.TaskTypeVersions)
-	}
-	return slices.ContainsFunc(a.TaskTypeVersions, func(v int32) bool { return slices.Contains(b.TaskTypeVersions, v) })
 }
 
 // lines describes the snapshot one fact a line, for the difference between two of them.
@@ -295,8 +311,13 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
-// compareVersions orders in natural order: runs of digits by value, so that v10 comes after v9.
+// compareVersions orders in natural order: runs of digits by value, so that v10 comes after v9. Only equal strings are
+// equal: v01 and v1 are two versions, and which of them is higher must not depend on luck.
 func compareVersions(a, b string) int {
+	return cmp.Or(compareNaturally(a, b), cmp.Compare(a, b))
+}
+
+func compareNaturally(a, b string) int {
 	for a != "" && b != "" {
 		ra, na := run(a)
 		rb, nb := run(b)

@@ -3,6 +3,7 @@ package taskrunner
 import (
 	"context"
 
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -31,7 +32,10 @@ func (run *Run) describe() {
 		},
 	}
 	taskID := "task"
-	run.node = &v1alpha1.NodeSpec{ID: run.task.Node, Kind: v1alpha1.NodeKindTask, TaskRef: &taskID}
+	run.node = &v1alpha1.NodeSpec{
+		ID: run.task.Node, Kind: v1alpha1.NodeKindTask, TaskRef: &taskID,
+		Resources: &v1.ResourceRequirements{}, // propeller's compiler never leaves it out
+	}
 	attempts := int(run.task.Template.GetMetadata().GetRetries().GetRetries()) + 1
 	run.node.RetryStrategy = &v1alpha1.RetryStrategy{MinAttempts: &attempts}
 }

@@ -58,6 +58,8 @@ type Run struct {
 	systemFailures int
 	state          handler.TaskNodeState
 	rounds         int
+	// again: the round changed what is recorded. Propeller sees that change of its own resource and looks again at once.
+	again bool
 
 	mu     sync.Mutex
 	events []*event.TaskExecutionEvent
@@ -99,6 +101,9 @@ func (run *Run) MoveTo(r *Runner) { run.r = r }
 
 // State is what propeller has recorded of the task.
 func (run *Run) State() handler.TaskNodeState { return run.state }
+
+// SetState replaces what propeller has recorded, as an ArrayNode does with its sub-tasks, or as damage would.
+func (run *Run) SetState(s handler.TaskNodeState) { run.state = s }
 
 // Rounds counts the rounds of propeller that the task has had.
 func (run *Run) Rounds() int { return run.rounds }
@@ -145,6 +150,9 @@ func (run *Run) Until(ctx context.Context, phase pluginscore.Phase) (*Outcome, e
 
 // pause waits until something wakes the workflow, or for the re-evaluation.
 func (run *Run) pause(ctx context.Context) error {
+	if run.again {
+		return nil
+	}
 	timer := time.NewTimer(run.r.opts.Reevaluate)
 	defer timer.Stop()
 	select {
@@ -159,6 +167,7 @@ func (run *Run) pause(ctx context.Context) error {
 // Round has propeller look at the task once. The outcome is nil while the task goes on.
 func (run *Run) Round(ctx context.Context) (*Outcome, error) {
 	run.rounds++
+	run.again = false
 	nCtx := run.nodeContext(ctx)
 	trns, err := run.r.handler.Handle(ctx, nCtx)
 	if err != nil {
@@ -166,6 +175,7 @@ func (run *Run) Round(ctx context.Context) (*Outcome, error) {
 		return nil, fmt.Errorf("round %d of task %s: %w", run.rounds, run.task.Execution, err)
 	}
 	if nCtx.next != nil {
+		run.again = nCtx.next.PluginPhase != run.state.PluginPhase || nCtx.next.PluginPhaseVersion != run.state.PluginPhaseVersion
 		run.state = *nCtx.next
 	}
 	switch info := trns.Info(); info.GetPhase() {
@@ -216,7 +226,7 @@ func (run *Run) retry(ctx context.Context, e *core.ExecutionError) (*Outcome, er
 		run.systemFailures++
 	}
 	run.attempt++
-	run.state = handler.TaskNodeState{}
+	run.state, run.again = handler.TaskNodeState{}, true
 	return nil, nil
 }
 

@@ -2,6 +2,8 @@ package grpcclient
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -15,12 +17,13 @@ import (
 // registrations turns agents into registrations: one for each agent, task type and mode.
 //
 // flyteidl has no plugin version. Ours is the part of the agent's name behind its last "@" ("bigquery@v2"); a name without
-// one, as flytekit's have, is v1. Category version 0 means any, since flytekit writes 0 for everything.
+// one, as flytekit's have, is v1; so is one whose "@" means something else. Category version 0 means any, since flytekit
+// writes 0 for everything. Task type versions come out sorted and once each, however the service lists them.
 func registrations(agents []*admin.Agent) []client.Registration {
 	var out []client.Registration
 	for _, a := range agents {
 		name, version := a.GetName(), config.DefaultPluginVersion
-		if i := strings.LastIndex(name, "@"); i >= 0 && i+1 < len(name) {
+		if i := strings.LastIndex(name, "@"); i >= 0 && pluginVersion.MatchString(name[i+1:]) {
 			name, version = name[:i], name[i+1:]
 		}
 		mode := client.Async
@@ -54,9 +57,16 @@ func registrations(agents []*admin.Agent) []client.Registration {
 				out[i].TaskTypeVersions = append(out[i].TaskTypeVersions, c.GetVersion())
 			}
 		}
+		for _, i := range seen {
+			slices.Sort(out[i].TaskTypeVersions)
+			out[i].TaskTypeVersions = slices.Compact(out[i].TaskTypeVersions)
+		}
 	}
 	return out
 }
+
+// pluginVersion is what a route can name (package config has the same rule) and what gRPC metadata can carry.
+var pluginVersion = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
 func category(t client.Target) *admin.TaskCategory {
 	return &admin.TaskCategory{Name: t.TaskType, Version: t.TaskTypeVersion}

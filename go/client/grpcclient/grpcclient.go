@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -15,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	"github.com/flyte-backend/flyte-backend/go/client"
@@ -57,6 +60,7 @@ func Dial(name string, d *config.Deployment) (*Conn, error) {
 		grpc.WithTransportCredentials(creds),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithStatsHandler(answerWatch{}),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(d.MaxMessageSize()),
 			grpc.MaxCallSendMsgSize(d.MaxMessageSize())),
@@ -83,8 +87,8 @@ func (c *Conn) Close() error { return c.cc.Close() }
 // List asks AgentMetadataService.
 func (c *Conn) List(ctx context.Context) ([]client.Registration, error) {
 	var out []client.Registration
-	err := c.unary(ctx, config.CallList, "", "", func(ctx context.Context, opts ...grpc.CallOption) error {
-		res, err := c.meta.ListAgents(ctx, &admin.ListAgentsRequest{}, opts...)
+	err := c.unary(ctx, config.CallList, "", "", func(ctx context.Context) error {
+		res, err := c.meta.ListAgents(ctx, &admin.ListAgentsRequest{})
 		out = registrations(res.GetAgents())
 		return err
 	})
@@ -95,8 +99,8 @@ func (c *Conn) List(ctx context.Context) ([]client.Registration, error) {
 func (c *Conn) Create(ctx context.Context, req *client.CreateRequest) (client.JobID, error) {
 	var id client.JobID
 	err := c.unary(ctx, config.CallCreate, req.Target.PluginVersion, req.IdempotencyKey,
-		func(ctx context.Context, opts ...grpc.CallOption) error {
-			res, err := c.async.CreateTask(ctx, createRequest(req), opts...)
+		func(ctx context.Context) error {
+			res, err := c.async.CreateTask(ctx, createRequest(req))
 			id = res.GetResourceMeta()
 			return err
 		})
@@ -107,8 +111,8 @@ func (c *Conn) Create(ctx context.Context, req *client.CreateRequest) (client.Jo
 func (c *Conn) Get(ctx context.Context, ref client.JobRef) (*client.Job, error) {
 	var job *client.Job
 	err := c.unary(ctx, config.CallGet, ref.Target.PluginVersion, "",
-		func(ctx context.Context, opts ...grpc.CallOption) error {
-			res, err := c.async.GetTask(ctx, getRequest(ref), opts...)
+		func(ctx context.Context) error {
+			res, err := c.async.GetTask(ctx, getRequest(ref))
 			if err == nil && res.GetResource() == nil {
 				err = c.invalid(config.CallGet, "the answer holds no resource")
 			}
@@ -124,8 +128,8 @@ func (c *Conn) Get(ctx context.Context, ref client.JobRef) (*client.Job, error) 
 // Delete sends DeleteTask. A job that the service does not know is deleted already.
 func (c *Conn) Delete(ctx context.Context, ref client.JobRef) error {
 	err := c.unary(ctx, config.CallDelete, ref.Target.PluginVersion, "",
-		func(ctx context.Context, opts ...grpc.CallOption) error {
-			_, err := c.async.DeleteTask(ctx, deleteRequest(ref), opts...)
+		func(ctx context.Context) error {
+			_, err := c.async.DeleteTask(ctx, deleteRequest(ref))
 			return err
 		})
 	if e := (*client.Error)(nil); errors.As(err, &e) && e.Code == codes.NotFound && e.FromService {
@@ -136,16 +140,15 @@ func (c *Conn) Delete(ctx context.Context, ref client.JobRef) error {
 
 // Execute sends ExecuteTaskSync: header, then inputs, then it reads the header and any number of outputs and merges them.
 func (c *Conn) Execute(ctx context.Context, req *client.CreateRequest) (*client.Job, error) {
-	ctx = outgoing(ctx, req.Target.PluginVersion, req.IdempotencyKey)
+	ctx, answered := watchAnswer(outgoing(ctx, req.Target.PluginVersion, req.IdempotencyKey))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the stream when its answer is not read to the end
 	stream, err := c.sync.ExecuteTaskSync(ctx)
 	if err != nil {
-		return nil, c.wrap(config.CallExecute, err, nil, nil)
+		return nil, c.wrap(config.CallExecute, err, answered.Load())
 	}
 	fail := func(err error) (*client.Job, error) {
-		header, _ := stream.Header()
-		return nil, c.wrap(config.CallExecute, err, header, stream.Trailer())
+		return nil, c.wrap(config.CallExecute, err, answered.Load())
 	}
 	for _, part := range executeRequests(req) {
 		// io.EOF means that the service ended the call early: its reason comes with Recv.
@@ -190,13 +193,12 @@ func (c *Conn) Execute(ctx context.Context, req *client.CreateRequest) (*client.
 }
 
 // unary runs one call with its metadata and turns what it gives into an *client.Error.
-func (c *Conn) unary(ctx context.Context, op, pluginVersion, key string, call func(context.Context, ...grpc.CallOption) error) error {
-	var header, trailer metadata.MD
-	err := call(outgoing(ctx, pluginVersion, key), grpc.Header(&header), grpc.Trailer(&trailer))
-	if err == nil {
-		return nil
+func (c *Conn) unary(ctx context.Context, op, pluginVersion, key string, call func(context.Context) error) error {
+	ctx, answered := watchAnswer(outgoing(ctx, pluginVersion, key))
+	if err := call(ctx); err != nil {
+		return c.wrap(op, err, answered.Load())
 	}
-	return c.wrap(op, err, header, trailer)
+	return nil
 }
 
 func outgoing(ctx context.Context, pluginVersion, key string) context.Context {
@@ -219,7 +221,8 @@ func (c *Conn) invalid(op, what string) error {
 	}
 }
 
-func (c *Conn) wrap(op string, err error, header, trailer metadata.MD) error {
+// wrap makes the *client.Error of a failed call; answered says whether the service brought the call to its end.
+func (c *Conn) wrap(op string, err error, answered bool) error {
 	var already *client.Error
 	if errors.As(err, &already) {
 		return already
@@ -228,9 +231,17 @@ func (c *Conn) wrap(op string, err error, header, trailer metadata.MD) error {
 	e := &client.Error{
 		Op: op, Deployment: c.name, Endpoint: c.d.Endpoint,
 		Code: st.Code(), Class: client.ClassOf(st.Code()), Message: bounded(st.Message()),
-		// A status that a server sent comes with its headers; one that grpc made up on this side has none.
-		FromService: len(header)+len(trailer) > 0,
-		RetryAfter:  retryAfter(st),
+		FromService: answered, RetryAfter: retryAfter(st),
+	}
+	switch local := st.Message(); {
+	case receivedTooLarge(local, c.d.MaxMessageSize()):
+		e.FromService = false
+	case strings.HasPrefix(local, "grpc: failed to unmarshal"):
+		// The service answered, with garbage; whether its trailers are here by now is a matter of luck.
+		e.FromService = true
+	case !answered && strings.HasPrefix(local, "grpc: error while marshaling"):
+		// Nothing was sent, and nothing ever can be.
+		e.Class = client.UserError
 	}
 	if !e.FromService && e.Class == client.SystemError {
 		// Internal and Unknown are also what grpc calls a broken stream.
@@ -239,3 +250,28 @@ func (c *Conn) wrap(op string, err error, header, trailer metadata.MD) error {
 	advise(e, c.d, st.Message())
 	return e
 }
+
+// answerWatch tells apart who ended a call. A status that the service sent arrives in trailers; one that grpc made up on
+// this side comes without, even when the service's headers and first messages had arrived.
+type answerWatch struct{}
+
+type answerKey struct{}
+
+// watchAnswer gives the context for one call, and what says whether that call's trailers have arrived.
+func watchAnswer(ctx context.Context) (context.Context, *atomic.Bool) {
+	answered := new(atomic.Bool)
+	return context.WithValue(ctx, answerKey{}, answered), answered
+}
+
+func (answerWatch) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if _, ok := s.(*stats.InTrailer); !ok {
+		return
+	}
+	if answered, ok := ctx.Value(answerKey{}).(*atomic.Bool); ok {
+		answered.Store(true)
+	}
+}
+
+func (answerWatch) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (answerWatch) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (answerWatch) HandleConn(context.Context, stats.ConnStats)                       {}

@@ -49,7 +49,7 @@ func scalar(name string, inputs map[string]*core.Literal) (any, error) {
 	return nil, fmt.Errorf("inputs.%s is %s; a query takes numbers, strings, truth values, times, durations and none", name, kind(lit))
 }
 
-// asText writes a value as SQLite's CAST(value AS TEXT) does.
+// asText writes a value as text. A float keeps a sign of being one, so that it reads back as what it was.
 func asText(v any) (string, error) {
 	switch v := v.(type) {
 	case int64:

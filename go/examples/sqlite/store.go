@@ -148,7 +148,7 @@ func (s *store) get(ctx context.Context, id string) (*job, error) {
 	return j, nil
 }
 
-// claim leases the oldest job that no living service holds to this one; nil when there is none. A job whose phase is
+// claim leases the oldest job that no living service holds to this one; errNoJob when there is none. A job whose phase is
 // DELETED is claimed to be cleaned up after. What this service holds already it never claims again, however late
 // its renewals are.
 func (s *store) claim(ctx context.Context) (*job, error) {
@@ -166,7 +166,7 @@ func (s *store) claim(ctx context.Context) (*job, error) {
 		RETURNING id, phase, message, request, runs`, s.owner, s.until(s.lease), s.until(0)).
 		Scan(&j.id, &j.phase, &j.message, &j.request, &j.runs)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
+		return nil, errNoJob
 	}
 	if err != nil {
 		return nil, fmt.Errorf("claim a job: %w", err)

@@ -53,8 +53,10 @@ func parseTask(req *admin.CreateTaskRequest) (*task, error) {
 	if t.query, err = render(template, req.GetInputs().GetLiterals()); err != nil {
 		return nil, err
 	}
-	if t.output, err = parseOutput(req.GetTemplate().GetInterface().GetOutputs().GetVariables()); err != nil {
-		return nil, err
+	if vars := req.GetTemplate().GetInterface().GetOutputs().GetVariables(); len(vars) > 0 {
+		if t.output, err = parseOutput(vars); err != nil {
+			return nil, err
+		}
 	}
 	return t, nil
 }
@@ -70,6 +72,7 @@ func customString(custom *structpb.Struct, name string) (string, error) {
 	return v.StringValue, nil
 }
 
+// parseOutput reads the declaration of the one output in vars.
 func parseOutput(vars map[string]*core.Variable) (*output, error) {
 	const field = "template.interface.outputs"
 	if len(vars) > 1 {
@@ -92,5 +95,5 @@ func parseOutput(vars map[string]*core.Variable) (*output, error) {
 		}
 		return nil, fmt.Errorf("%s.%s is neither a schema nor a structured dataset", field, name)
 	}
-	return nil, nil
+	return nil, fmt.Errorf("%s declares nothing", field)
 }

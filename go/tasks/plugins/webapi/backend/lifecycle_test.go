@@ -1,22 +1,318 @@
 package backend_test
 
 import (
+	"bytes"
+	"context"
+	"encoding/gob"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/taskrunner"
+	"github.com/flyte-backend/flyte-backend/go/tasks/config"
+	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
+	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
+	"github.com/flyteorg/flyte/flytestdlib/storage"
 )
 
+const myTask = "my_task"
+
 func TestTaskRunsAtABackend(t *testing.T) {
-	b := startBackend(t, backendtest.Plugin{TaskType: "my_task"})
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(7)})
 	w := newWorld(t, nil, b)
-	run := w.start(taskrunner.Task{Template: template("my_task")})
+	run := w.start(taskrunner.Task{Template: template(myTask)})
 	out := w.finish(run)
 	require.True(t, out.Succeeded, "%v", out.Error)
 	require.EqualValues(t, 7, out.Outputs.GetLiterals()["n"].GetScalar().GetPrimitive().GetInteger())
 	require.Equal(t, []string{"QUEUED", "SUCCEEDED"}, phases(run.Events()))
 	require.Equal(t, 1, b.Calls(backendtest.Create))
+	require.EqualValues(t, backend.StateVersion, run.State().PluginStateVersion)
+	require.Equal(t, "backend", run.Events()[0].GetMetadata().GetPluginIdentifier())
+	eventually(t, "the finished task is forgotten", func() bool { return w.system.Remembered() == 0 })
+}
+
+func TestCreateRequestCarriesEverything(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask, PluginVersion: "v3"})
+	b.Script(backendtest.Step{Resource: succeeded(1)})
+	w := newWorld(t, nil, b)
+	tmpl := template(myTask)
+	tmpl.TaskTypeVersion = 4
+	tmpl.Metadata.Retries.Retries = 2
+	tmpl.Custom, _ = structpb.NewStruct(map[string]any{"a": "b"})
+	tmpl.Target = &core.TaskTemplate_Container{Container: &core.Container{
+		Image: "img", Args: []string{"--inputs", "{{.input}}", "--out", "{{.outputPrefix}}"},
+	}}
+	before, _ := proto.Clone(tmpl).(*core.TaskTemplate)
+	run := w.start(taskrunner.Task{
+		Template: tmpl, Inputs: outputs(42), Project: "p", Domain: "d", Execution: "exec",
+		Environment: map[string]string{"E": "1"}, Labels: map[string]string{"l": "1"}, Annotations: map[string]string{"a": "1"},
+		Identity: &core.Identity{K8SServiceAccount: "sa", IamRole: "role"},
+	})
+	require.True(t, w.finish(run).Succeeded)
+	jobs := b.Jobs()
+	require.Len(t, jobs, 1)
+	req := jobs[0].Request
+	require.Regexp(t, "^[0-9a-f]{64}$", jobs[0].Key)
+	require.Equal(t, "v3", jobs[0].PluginVersion)
+	require.Equal(t, myTask, req.GetTemplate().GetType())
+	require.EqualValues(t, 4, req.GetTemplate().GetTaskTypeVersion())
+	require.Equal(t, "t.my_task", req.GetTemplate().GetId().GetName())
+	require.Equal(t, "b", req.GetTemplate().GetCustom().GetFields()["a"].GetStringValue())
+	require.Contains(t, req.GetTemplate().GetContainer().GetArgs()[1], "inputs.pb", "placeholders are filled in")
+	require.True(t, proto.Equal(before, tmpl), "propeller's own template stays unrendered")
+	require.True(t, proto.Equal(outputs(42), req.GetInputs()))
+	require.Equal(t, "s3://taskrunner/metadata/p/d/exec/n0/data/0", req.GetOutputPrefix())
+	m := req.GetTaskExecutionMetadata()
+	require.Equal(t, "exec", m.GetTaskExecutionId().GetNodeExecutionId().GetExecutionId().GetName())
+	require.Equal(t, "p-d", m.GetNamespace())
+	require.Equal(t, map[string]string{"l": "1"}, m.GetLabels())
+	require.Equal(t, map[string]string{"a": "1"}, m.GetAnnotations())
+	require.Equal(t, "sa", m.GetK8SServiceAccount())
+	require.Equal(t, "role", m.GetIdentity().GetIamRole())
+	require.Equal(t, map[string]string{"E": "1"}, m.GetEnvironmentVariables())
+	require.EqualValues(t, 3, m.GetMaxAttempts())
+}
+
+func TestOutputsWrittenAtThePrefix(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("")})
+	w := newWorld(t, nil, b)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
+	require.NoError(t, err)
+	prefix := b.Jobs()[0].Request.GetOutputPrefix()
+	require.NoError(t, w.runner.Store().WriteProtobuf(w.ctx, storage.DataReference(prefix+"/outputs.pb"), storage.Options{}, outputs(9)))
+	b.SetJob("", &admin.Resource{Phase: core.TaskExecution_SUCCEEDED})
+	out := w.finish(run)
+	require.True(t, out.Succeeded, "%v", out.Error)
+	require.True(t, proto.Equal(outputs(9), out.Outputs))
+}
+
+// TestEndsOfJobs covers how a job can end, and what of it Flyte shows.
+func TestEndsOfJobs(t *testing.T) {
+	t.Parallel()
+	failed := func(phase core.TaskExecution_Phase, e *admin.AgentError) *admin.Resource {
+		return &admin.Resource{Phase: phase, Message: "the table is gone", AgentError: e}
+	}
+	for _, tc := range []struct {
+		reason   string
+		resource *admin.Resource
+		retries  uint32
+		code     string
+		message  string
+		kind     core.ExecutionError_ErrorKind
+		attempts int
+	}{
+		{"a failed job is the user's, and final", failed(core.TaskExecution_FAILED, nil), 1,
+			backend.CodeFailed, "the table is gone", core.ExecutionError_USER, 1},
+		{"a retryable failure uses the task's retries", failed(core.TaskExecution_RETRYABLE_FAILED, nil), 1,
+			backend.CodeFailed, "the table is gone", core.ExecutionError_USER, 2},
+		{"code, kind and origin of the service's error are kept", failed(core.TaskExecution_FAILED, &admin.AgentError{
+			Code: "QuotaExceeded", Kind: admin.AgentError_RECOVERABLE, Origin: core.ExecutionError_USER}), 1,
+			"QuotaExceeded", "the table is gone", core.ExecutionError_USER, 2},
+		{"a failure of the system does not use the task's retries", failed(core.TaskExecution_RETRYABLE_FAILED, &admin.AgentError{
+			Code: "Evicted", Origin: core.ExecutionError_SYSTEM}), 0,
+			"Evicted", "the table is gone", core.ExecutionError_SYSTEM, 4},
+		{"an aborted job is told as aborted", failed(core.TaskExecution_ABORTED, nil), 1,
+			backend.CodeAborted, "aborted outside Flyte: the table is gone", core.ExecutionError_USER, 1},
+		{"a failure without a message says where it came from", &admin.Resource{Phase: core.TaskExecution_FAILED}, 0,
+			backend.CodeFailed, `backend deployment "default"`, core.ExecutionError_USER, 1},
+		{"outputs that are declared must come", &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}, 0,
+			backend.CodeOutputsMissing, "the interface declares: n", core.ExecutionError_USER, 1},
+		{"outputs must fit", &admin.Resource{Phase: core.TaskExecution_SUCCEEDED, Outputs: &core.LiteralMap{Literals: map[string]*core.Literal{
+			"m": intLiteral(1)}}}, 0,
+			backend.CodeOutputsMismatch, "n is missing; m is not declared", core.ExecutionError_USER, 1},
+		{"a phase that is not set is an error, never a silent retry", &admin.Resource{Message: "hm"}, 0,
+			"Backend/DataLoss", "phase is not set", core.ExecutionError_SYSTEM, 4},
+		{"a phase that nobody knows is an error", &admin.Resource{Phase: 77}, 0,
+			"Backend/DataLoss", "unknown (77)", core.ExecutionError_SYSTEM, 4},
+	} {
+		t.Run(tc.reason, func(t *testing.T) {
+			t.Parallel()
+			b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+			b.Script(backendtest.Step{Resource: tc.resource})
+			w := newWorld(t, nil, b)
+			tmpl := template(myTask)
+			tmpl.Metadata.Retries.Retries = tc.retries
+			out := w.finish(w.start(taskrunner.Task{Template: tmpl}))
+			require.False(t, out.Succeeded)
+			require.Equal(t, tc.code, out.Error.GetCode())
+			require.Contains(t, out.Error.GetMessage(), tc.message)
+			require.Equal(t, tc.kind, out.Error.GetKind())
+			require.Equal(t, tc.attempts, out.Attempts)
+		})
+	}
+}
+
+// TestErrorFileIsKept: what the job wrote of its failure has a time and a worker that flyteidl's answer lacks.
+func TestErrorFileIsKept(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("")})
+	w := newWorld(t, nil, b)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
+	require.NoError(t, err)
+	doc := &core.ErrorDocument{Error: &core.ContainerError{
+		Code: "USER:ValueError", Message: "no such column", Kind: core.ContainerError_NON_RECOVERABLE, Origin: core.ExecutionError_USER, Worker: "w7",
+	}}
+	prefix := b.Jobs()[0].Request.GetOutputPrefix()
+	require.NoError(t, w.runner.Store().WriteProtobuf(w.ctx, storage.DataReference(prefix+"/error.pb"), storage.Options{}, doc))
+	b.SetJob("", &admin.Resource{Phase: core.TaskExecution_FAILED})
+	out := w.finish(run)
+	require.Equal(t, "USER:ValueError", out.Error.GetCode())
+	require.Contains(t, out.Error.GetMessage(), "no such column")
+	require.Equal(t, "w7", out.Error.GetWorker())
+	require.NotNil(t, out.Error.GetTimestamp())
+}
+
+// TestRestartOfPropeller: what is in etcd is enough to go on with the same job.
+func TestRestartOfPropeller(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("")})
+	w := newWorld(t, nil, b)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
+	require.NoError(t, err)
+	events := len(run.Events())
+	b.IgnoreKeys = true // a second create would be a second job
+	w.restart()
+	run.MoveTo(w.runner)
+	_, err = run.Round(w.ctx)
+	require.NoError(t, err)
+	eventually(t, "the job is polled again", func() bool { return b.Calls(backendtest.Get) >= 2 })
+	_, err = run.Round(w.ctx)
+	require.NoError(t, err)
+	require.Len(t, run.Events(), events, "a restart alone shows nothing new")
+	b.SetJob("", succeeded(3))
+	require.True(t, w.finish(run).Succeeded)
+	require.Len(t, b.Jobs(), 1)
+	require.Equal(t, 1, b.Calls(backendtest.Create))
+}
+
+func TestTaskStaysWithItsDeploymentAndVersion(t *testing.T) {
+	t.Parallel()
+	old := startBackend(t, backendtest.Plugin{TaskType: myTask, PluginVersion: "v1"})
+	old.Script(backendtest.Step{Resource: running("")})
+	other := startBackend(t)
+	other.Script(backendtest.Step{Resource: succeeded(2)})
+	w := newWorld(t, nil, old, other)
+	run := w.start(taskrunner.Task{Template: template(myTask), Execution: "old"})
+	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
+	require.NoError(t, err)
+
+	old.SetPlugins()
+	other.SetPlugins(backendtest.Plugin{TaskType: myTask, PluginVersion: "v2"})
+	w.restart()
+	run.MoveTo(w.runner)
+	require.True(t, w.finish(w.start(taskrunner.Task{Template: template(myTask), Execution: "new"})).Succeeded)
+	require.Equal(t, "v2", other.Jobs()[0].PluginVersion)
+
+	old.SetJob("", succeeded(1))
+	out := w.finish(run)
+	require.True(t, out.Succeeded)
+	require.True(t, proto.Equal(outputs(1), out.Outputs))
+	deployment, version := recorded(t, run)
+	require.Equal(t, "default", deployment)
+	require.Equal(t, "v1", version)
+}
+
+func recorded(t *testing.T, run *taskrunner.Run) (deployment, version string) {
+	t.Helper()
+	var raw []byte
+	require.NoError(t, gob.NewDecoder(bytes.NewReader(run.State().PluginState)).Decode(&raw))
+	deployment, version, _, err := backend.DecodeEnvelope(raw)
+	require.NoError(t, err)
+	return deployment, version
+}
+
+// TestStateIsSmall: etcd keeps it for every task.
+func TestStateIsSmall(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("")})
+	w := newWorld(t, nil, b)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
+	require.NoError(t, err)
+	require.Less(t, len(run.State().PluginState), 700, "the machinery's own state takes most of it")
+}
+
+func TestAbort(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		reason string
+		delay  time.Duration
+		until  pluginscore.Phase
+	}{
+		{"a running job is deleted", 0, pluginscore.PhaseRunning},
+		{"a job that is still being created is deleted once it is there", 1500 * time.Millisecond, pluginscore.PhaseQueued},
+	} {
+		t.Run(tc.reason, func(t *testing.T) {
+			t.Parallel()
+			b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+			b.Script(backendtest.Step{Resource: running("")})
+			b.Delay(backendtest.Create, tc.delay)
+			w := newWorld(t, nil, b)
+			run := w.start(taskrunner.Task{Template: template(myTask)})
+			_, err := run.Until(w.ctx, tc.until)
+			require.NoError(t, err)
+			require.NoError(t, run.Abort(w.ctx, "enough"))
+			require.NoError(t, run.Abort(w.ctx, "enough again"), "an abort may be repeated")
+			eventually(t, "the job is deleted", func() bool { j := b.Jobs(); return len(j) == 1 && j[0].Deletes >= 1 })
+			last := run.Events()[len(run.Events())-1]
+			require.Equal(t, core.TaskExecution_ABORTED, last.GetPhase())
+		})
+	}
+}
+
+func TestAbortWaitsForAServiceThatIsDown(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("")})
+	w := newWorld(t, nil, b)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
+	require.NoError(t, err)
+	b.Fail(backendtest.Delete, 1, status.Error(codes.Unavailable, "restarting"))
+	require.ErrorContains(t, run.Abort(w.ctx, "x"), "restarting", "propeller aborts again, so the job is not leaked")
+	require.NoError(t, run.Abort(w.ctx, "x"))
+	require.Equal(t, 1, b.Jobs()[0].Deletes)
+
+	b.Fail(backendtest.Delete, -1, status.Error(codes.Unimplemented, "cannot"))
+	require.NoError(t, run.Abort(w.ctx, "x"), "a service that can never delete must not hold up the workflow")
+}
+
+func TestDeploymentRemovedFromConfiguration(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("")})
+	w := newWorld(t, nil, b)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
+	require.NoError(t, err)
+	without := *w.cfg
+	without.Deployments = map[string]*config.Deployment{}
+	w.system.Apply(context.Background(), &without)
+	require.Eventually(t, func() bool {
+		_, err := run.Round(w.ctx)
+		require.NoError(t, err)
+		return containsAny(reasons(run.Events()), "put plugins.backend.deployments.default back")
+	}, limit, 50*time.Millisecond)
+	w.system.Apply(context.Background(), w.cfg)
+	b.SetJob("", succeeded(1))
+	require.True(t, w.finish(run).Succeeded)
 }

@@ -56,6 +56,12 @@ func (r *router) Handle(ctx context.Context, tCtx pluginscore.TaskExecutionConte
 		return pluginscore.UnknownTransition, err
 	}
 	defer leave()
+	if tmpl.GetType() == "" {
+		return pluginscore.DoTransition(failed(&core.ExecutionError{
+			Code: CodeBadTemplate, Kind: core.ExecutionError_USER,
+			Message: fmt.Sprintf("task template %q has no type, so no plugin can run it", tmpl.GetId().GetName()),
+		}, false, false, nil)), nil
+	}
 	own, err := r.ownerOf(ctx, tCtx, tmpl, true)
 	if err != nil {
 		return pluginscore.UnknownTransition, err
@@ -63,7 +69,7 @@ func (r *router) Handle(ctx context.Context, tCtx pluginscore.TaskExecutionConte
 	if own.builtIn != nil {
 		return own.builtIn.Handle(ctx, own.builtIn.context(tCtx, own.held))
 	}
-	return r.handleBackend(ctx, tCtx, tmpl, own)
+	return r.handleBackend(ctx, tCtx, own)
 }
 
 // ownerOf reads a task's owner from its state, or decides when it has none. Only Handle counts and remembers a decision.
@@ -182,16 +188,10 @@ func (r *router) expected(taskType string) bool {
 }
 
 // handleBackend runs a round of a task that a backend owns.
-func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecutionContext, tmpl *core.TaskTemplate, own owner) (pluginscore.Transition, error) {
+func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner) (pluginscore.Transition, error) {
 	next := *own.env
 	if own.env.Deployment == "" {
 		return r.hold(tCtx, own, next)
-	}
-	if tmpl.GetType() == "" {
-		return r.report(tCtx, own, next, false, failed(&core.ExecutionError{
-			Code: CodeBadTemplate, Kind: core.ExecutionError_USER,
-			Message: fmt.Sprintf("task template %q has no type, so no plugin can run it", tmpl.GetId().GetName()),
-		}, false, false, nil))
 	}
 	if info, backingOff := r.backingOff(own); backingOff {
 		return r.report(tCtx, own, next, false, info)
@@ -210,6 +210,11 @@ func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecuti
 	own.task.created()
 	next.Since = 0
 	next.Inner, next.InnerVersion = inner.state.written, inner.state.newVersion
+	if !inner.state.changed && !own.fresh && !own.task.polledOnce() {
+		// The machinery says "job submitted" until a first poll, also after a restart in mid-task. What is recorded is
+		// newer than that.
+		return r.keep(tCtx, own)
+	}
 	return r.report(tCtx, own, next, inner.state.changed, trns.Info())
 }
 
@@ -271,7 +276,7 @@ func (r *router) createFailed(ctx context.Context, tCtx pluginscore.TaskExecutio
 			Code: CodeUnreachable, Kind: core.ExecutionError_SYSTEM,
 			Message: fmt.Sprintf("the job could not be created for %s (plugins.backend.create.deadline is %s); the last failure: %v",
 				waited.Round(time.Second), cfg.Deadline.Duration, e),
-		}, true, true, nil))
+		}, true, false, nil))
 	}
 	pause := own.task.backOff(e, cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, now)
 	r.wakeIn(own.task, pause)
@@ -279,6 +284,20 @@ func (r *router) createFailed(ctx context.Context, tCtx pluginscore.TaskExecutio
 }
 
 func waitingFor(e *client.Error) string { return "waiting to create the job: " + e.Error() }
+
+// unchanged is the phase that was recorded, without anything to show.
+func unchanged(env *envelope) pluginscore.PhaseInfo {
+	switch env.Phase {
+	case pluginscore.PhaseRunning:
+		return pluginscore.PhaseInfoRunning(0, nil)
+	case pluginscore.PhaseInitializing:
+		return pluginscore.PhaseInfoInitializing(0, "", nil)
+	case pluginscore.PhaseWaitingForResources:
+		return pluginscore.PhaseInfoWaitingForResourcesInfo(0, "", nil)
+	default:
+		return pluginscore.PhaseInfoQueued(time.Now(), 0, "")
+	}
+}
 
 // wakeIn has propeller look at the task after a pause.
 func (r *router) wakeIn(t *task, pause time.Duration) {
@@ -304,16 +323,35 @@ func (r *router) report(tCtx pluginscore.TaskExecutionContext, own owner, next e
 	default:
 		next = *prev
 	}
-	if !own.kept {
-		own.task.remember(next)
-	} else if err := tCtx.PluginStateWriter().Put(stateVersion, next.encode()); err != nil {
-		return pluginscore.UnknownTransition, fmt.Errorf("cannot keep the state of task %s: %w", own.task.id, err)
+	if err := put(tCtx, own, next); err != nil {
+		return pluginscore.UnknownTransition, err
 	}
 	if !info.Phase().IsTerminal() {
 		// Not for a failure: WithVersion forgets that it is to be cleaned up.
 		info = info.WithVersion(next.Version)
 	}
 	return pluginscore.DoTransition(info), nil
+}
+
+// keep reports what is recorded already, so that propeller records nothing and tells nobody.
+func (r *router) keep(tCtx pluginscore.TaskExecutionContext, own owner) (pluginscore.Transition, error) {
+	if err := put(tCtx, own, *own.env); err != nil {
+		return pluginscore.UnknownTransition, err
+	}
+	return pluginscore.DoTransition(unchanged(own.env).WithVersion(own.env.Version)), nil
+}
+
+// put keeps the envelope where the task's state belongs. It is written in every round: without that propeller replaces the
+// state's version by a phase version.
+func put(tCtx pluginscore.TaskExecutionContext, own owner, env envelope) error {
+	if !own.kept {
+		own.task.remember(env)
+		return nil
+	}
+	if err := tCtx.PluginStateWriter().Put(stateVersion, env.encode()); err != nil {
+		return fmt.Errorf("cannot keep the state of task %s: %w", own.task.id, err)
+	}
+	return nil
 }
 
 // Abort ends the task at its owner. It may be repeated, also after the task has ended.

@@ -212,6 +212,13 @@ func (t *task) view() view {
 	return view{t.job, t.outage, t.fatal}
 }
 
+// polledOnce says whether this process has heard anything of the job.
+func (t *task) polledOnce() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.job != nil || t.outage.count > 0 || t.fatal != nil
+}
+
 // pending says whether propeller has not heard of a change yet.
 func (t *task) pending() bool {
 	t.mu.Lock()

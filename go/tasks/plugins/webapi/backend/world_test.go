@@ -3,6 +3,7 @@ package backend_test
 import (
 	"context"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/taskrunner"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
-	_ "github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend" // the plugin under test
+	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/event"
@@ -67,7 +68,10 @@ type world struct {
 	ctx    context.Context
 	cfg    *config.Config
 	runner *taskrunner.Runner
+	system *backend.System
 	stop   context.CancelFunc
+	// reevaluate is how often a task is looked at unasked.
+	reevaluate time.Duration
 }
 
 // startBackend runs a test backend until the test ends.
@@ -92,34 +96,35 @@ func newWorld(t *testing.T, change func(*config.Config), backends ...*backendtes
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
-	w := &world{t: t, ctx: ctx, cfg: cfg}
+	w := &world{t: t, ctx: ctx, cfg: cfg, reevaluate: 100 * time.Millisecond}
 	w.restart()
 	return w
 }
 
-// restart loads the plugin again, as a new propeller process does.
+// restart ends what propeller runs and loads the plugin again, as a new process does. The store stays.
 func (w *world) restart() {
 	w.t.Helper()
-	w.restartWith(nil)
-}
-
-func (w *world) restartWith(old *taskrunner.Runner) {
-	w.t.Helper()
+	old := w.runner
 	if w.stop != nil {
 		w.stop()
 	}
 	ctx, cancel := context.WithCancel(w.ctx)
 	w.stop = cancel
 	w.t.Cleanup(cancel)
-	require.NoError(w.t, config.Set(ctx, w.cfg))
-	opts := taskrunner.Options{Reevaluate: 100 * time.Millisecond}
+	opts := taskrunner.Options{Reevaluate: w.reevaluate}
 	if old != nil {
 		opts.Store = old.Store()
 	}
+	loading.Lock()
+	defer loading.Unlock()
+	backend.Configure(w.cfg)
 	runner, err := taskrunner.New(ctx, opts)
 	require.NoError(w.t, err)
-	w.runner = runner
+	w.runner, w.system = runner, backend.Live()
 }
+
+// loading guards what is one for the process: the configuration that the next load takes.
+var loading sync.Mutex
 
 func (w *world) start(task taskrunner.Task) *taskrunner.Run {
 	w.t.Helper()

@@ -1,0 +1,99 @@
+# `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Knobs, each of which can be given on the command line: make race RACE_COUNT=5
+GO         ?= go
+# Results of tests that wait, poll and talk over sockets are not worth remembering: run them each time.
+TEST_FLAGS ?= -count=1
+RACE_COUNT ?= 2
+RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
+COVER_MIN  ?= 85
+BENCH      ?= .
+BENCH_FLAGS ?= -benchmem
+
+# golangci-lint is built from source, at the version that tools/go.mod pins.
+LINT_VERSION := $(shell sed -n 's|.*github.com/golangci/golangci-lint/v2 \(v[^ ]*\).*|\1|p' tools/go.mod)
+LINT         := .cache/tools/$(LINT_VERSION)/golangci-lint
+
+FIRST := printf '%s\n' 'Compiling; the first time takes a few minutes, later ones are cached.'
+
+##@ Try it
+
+.PHONY: help
+help: ## List the targets.
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: bin/flyte-backend ## Build the command line and run its demo: services, propeller's engine and workflows in one process.
+	bin/flyte-backend demo
+
+##@ Build
+
+.PHONY: build
+build: bin/flyte-backend bin/flytepropeller ## Build bin/flyte-backend and bin/flytepropeller (propeller with the plugin compiled in).
+
+# Go knows better than make what is out of date, so these always run; they are quick when nothing changed.
+.PHONY: bin/flyte-backend bin/flytepropeller
+bin/flyte-backend bin/flytepropeller:
+	@$(FIRST)
+	$(GO) build -o $@ ./cmd/$(@F)
+
+.PHONY: clean
+clean: ## Remove what make has built: bin, .cache and coverage profiles. Go's own caches stay.
+	rm -rf bin .cache coverage.*
+
+##@ Check
+
+.PHONY: test
+test: ## Run all tests (TEST_FLAGS).
+	@$(FIRST)
+	$(GO) test $(TEST_FLAGS) ./...
+
+.PHONY: race
+race: ## Run the tests of concurrent packages under the race detector (RACE_COUNT times, RACE_PKGS). Needs cgo.
+	@$(FIRST)
+	CGO_ENABLED=1 $(GO) test -race -count=$(RACE_COUNT) -timeout 30m $(RACE_PKGS)
+
+.PHONY: cover
+cover: ## Statement coverage of ./go/... by its own tests; fails below COVER_MIN percent.
+	@$(FIRST)
+	GO='$(GO)' tools/cover.sh $(COVER_MIN)
+
+.PHONY: bench
+bench: ## Run the benchmarks (BENCH selects them by name, BENCH_FLAGS).
+	@$(FIRST)
+	@packages=$$(grep -rl --include='*_test.go' '^func Benchmark' go cmd | xargs -r -n1 dirname | sort -u | sed 's|^|./|'); \
+	if [[ -z $$packages ]]; then echo 'no package has benchmarks' >&2; exit 1; fi; \
+	$(GO) test -run '^$$' -bench '$(BENCH)' $(BENCH_FLAGS) $$packages
+
+.PHONY: lint
+lint: $(LINT) generate-check ## golangci-lint (.golangci.yml) and generate-check.
+	$(LINT) config verify
+	$(LINT) run ./...
+
+.PHONY: format
+format: $(LINT) ## Format the code and order imports as lint wants them.
+	$(LINT) fmt ./...
+
+##@ Generate
+
+.PHONY: generate
+generate: ## Write generated files anew (docs/configuration.md).
+	$(GO) generate ./...
+
+.PHONY: generate-check
+generate-check: ## Check that generated files are current, on a copy: uncommitted changes are neither needed nor touched.
+	GO='$(GO)' tools/generate-check.sh
+
+##@ Tools
+
+.PHONY: tools
+tools: $(LINT) ## Build the tools that tools/go.mod pins into .cache/tools (once; minutes).
+
+$(LINT): tools/go.mod tools/go.sum
+	@echo 'Building golangci-lint $(LINT_VERSION) from source; this takes a few minutes, once.'
+	cd tools && GOWORK=off $(GO) build -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@

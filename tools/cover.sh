@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Measures which statements of ./go/... the tests of ./go/... run, whichever package a test is in. Generated files do not
+# count. Prints the figure of each package and the total; fails when the total is below the percentage given.
+# usage: tools/cover.sh MINIMUM
+set -euo pipefail
+cd "$(dirname "$0")/.."
+minimum=${1:?usage: tools/cover.sh MINIMUM}
+go=${GO:-go}
+profile=coverage.out
+
+# The per-package figures that go test prints are shares of the whole tree here, and only confuse.
+"$go" test -count=1 -covermode=atomic -coverpkg=./go/... -coverprofile="$profile.all" ./go/... |
+	sed -E 's/[[:space:]]+coverage: .*$//'
+
+module=$("$go" list -m -f '{{.Path}}')
+{ grep -rlE --include='*.go' '^// Code generated .* DO NOT EDIT\.$' go || true; } | sed "s|^|$module/|" >"$profile.generated"
+awk 'NR == FNR { generated[$0] = 1; next } !(substr($1, 1, index($1, ":") - 1) in generated)' \
+	"$profile.generated" "$profile.all" >"$profile"
+rm -f "$profile.all" "$profile.generated"
+
+# A block occurs once for each test binary; it is covered when any of them ran it.
+awk -v module="$module/" -v minimum="$minimum" '
+	$1 == "mode:" { next }
+	{
+		statements[$1] = $2
+		if ($3 > 0) ran[$1] = 1
+	}
+	END {
+		for (block in statements) {
+			package = substr(block, 1, index(block, ":") - 1)
+			sub(/\/[^\/]*$/, "", package)
+			if (index(package, module) == 1) package = substr(package, length(module) + 1)
+			all[package] += statements[block]
+			total += statements[block]
+			if (block in ran) { covered[package] += statements[block]; sum += statements[block] }
+		}
+		if (total == 0) { print "nothing was measured" > "/dev/stderr"; exit 1 }
+		for (package in all)
+			printf "%6.1f %%  %6d of %6d  %s\n", 100 * covered[package] / all[package], covered[package], all[package], package | "sort -k6"
+		close("sort -k6")
+		printf "total: %.1f %% of %d statements (at least %s %% wanted)\n", 100 * sum / total, total, minimum
+		if (100 * sum / total < minimum) { print "coverage is too low; see go tool cover -html=coverage.out" > "/dev/stderr"; exit 1 }
+	}' "$profile"
