@@ -29,7 +29,6 @@ import (
 func TestErrorsFromTheService(t *testing.T) {
 	t.Parallel()
 	b, c := backend(t)
-	b.OnExecute = func(context.Context, *admin.CreateRequestHeader, *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) { return nil, nil }
 	calls := map[backendtest.Method]func(context.Context) error{
 		backendtest.List:    func(ctx context.Context) error { _, err := c.List(ctx); return err },
 		backendtest.Create:  func(ctx context.Context) error { _, err := c.Create(ctx, request()); return err },

@@ -120,7 +120,8 @@ func (r *router) decide(ctx context.Context, tmpl *core.TaskTemplate, id identit
 			own.task.mu.Lock()
 			own.task.builtIn = true
 			own.task.mu.Unlock()
-			logger.Infof(ctx, "task %s of type %q runs on built-in plugin %q: %s", id, tmpl.GetType(), own.builtIn.id, how)
+			logger.Infof(ctx, "task %s of type %q runs on built-in plugin %q: %s", id, tmpl.GetType(), own.builtIn.id, explanations[how])
+			Decided{Task: id.String(), TaskType: tmpl.GetType(), BuiltIn: own.builtIn.id, Why: explanations[how]}.tell()
 		}
 		own.task = nil
 	default:
@@ -129,6 +130,7 @@ func (r *router) decide(ctx context.Context, tmpl *core.TaskTemplate, id identit
 		if deciding && own.task.decided(env) {
 			logger.Infof(ctx, "task %s of type %q runs on backend deployment %q (plugin %s, %s): %s",
 				id, tmpl.GetType(), d.Deployment, d.PluginVersion, d.Mode, d.Reason)
+			Decided{Task: id.String(), TaskType: tmpl.GetType(), Deployment: d.Deployment, PluginVersion: d.PluginVersion, Why: d.Reason}.tell()
 		}
 	}
 	if deciding {
@@ -145,6 +147,12 @@ const (
 	reasonUnregistered = "unregistered"
 	reasonUnanswered   = "unanswered"
 )
+
+// explanations say the reasons for a built-in plugin in words.
+var explanations = map[string]string{
+	reasonDrain:        "the backend plugin system takes no new tasks",
+	reasonUnregistered: "no backend plugin service has registered this task type",
+}
 
 func (r *router) count(own owner, how string) {
 	if mx := r.s.mx.Load(); mx != nil {

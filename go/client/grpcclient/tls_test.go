@@ -1,0 +1,161 @@
+package grpcclient
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+
+	"github.com/flyte-backend/flyte-backend/go/backendtest"
+	"github.com/flyte-backend/flyte-backend/go/client"
+	"github.com/flyte-backend/flyte-backend/go/tasks/config"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
+)
+
+// serverTLS shows cert and, with clients, demands a certificate that clients signed.
+func serverTLS(cert leaf, clients *x509.CertPool) grpc.ServerOption {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert.Certificate}}
+	if clients != nil {
+		cfg.ClientCAs, cfg.ClientAuth = clients, tls.RequireAndVerifyClientCert
+	}
+	return grpc.Creds(credentials.NewTLS(cfg))
+}
+
+// lists gives a service whose List succeeds.
+func lists() *fake {
+	return &fake{list: func(context.Context) (*admin.ListAgentsResponse, error) { return &admin.ListAgentsResponse{}, nil }}
+}
+
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	local := ca.issue("local", inAnHour(), "127.0.0.1")
+	named := ca.issue("named", inAnHour(), "backend.example")
+	own := ca.issue("propeller", inAnHour(), "propeller")
+	tests := []struct {
+		reason string
+		server grpc.ServerOption
+		tls    config.TLS
+	}{
+		{"a CA of one's own", serverTLS(local, nil), config.TLS{CAFile: ca.file}},
+		{"a name other than the address", serverTLS(named, nil), config.TLS{CAFile: ca.file, ServerName: "backend.example"}},
+		{"a client certificate", serverTLS(local, ca.pool), config.TLS{CAFile: ca.file, CertFile: own.certFile, KeyFile: own.keyFile}},
+		{"a client certificate that nobody asks for", serverTLS(local, nil), config.TLS{CAFile: ca.file, CertFile: own.certFile, KeyFile: own.keyFile}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.reason, func(t *testing.T) {
+			t.Parallel()
+			_, address := serve(t, lists(), tt.server)
+			_, err := connect(t, &config.Deployment{Endpoint: address, TLS: tt.tls}).List(within(t))
+			require.NoError(t, err)
+		})
+	}
+}
+
+func TestDialRefusesWrongFiles(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	a, b := ca.issue("a", inAnHour(), "a"), ca.issue("b", inAnHour(), "b")
+	garbage := filepath.Join(t.TempDir(), "garbage.pem")
+	require.NoError(t, os.WriteFile(garbage, []byte("no PEM"), 0o600))
+	missing := filepath.Join(t.TempDir(), "missing.pem")
+	tests := []struct {
+		reason string
+		tls    config.TLS
+		want   []string
+	}{
+		{"a CA file that is not there", config.TLS{CAFile: missing}, []string{"caFile", missing, "no such file"}},
+		{"a CA file that is a directory", config.TLS{CAFile: t.TempDir()}, []string{"caFile", "is a directory"}},
+		{"a CA file without a certificate", config.TLS{CAFile: garbage}, []string{"caFile " + garbage, "no PEM certificate"}},
+		{"a certificate without its key", config.TLS{CertFile: a.certFile}, []string{"certFile and keyFile go together"}},
+		{"a key without its certificate", config.TLS{KeyFile: a.keyFile}, []string{"certFile and keyFile go together"}},
+		{"a certificate with another's key", config.TLS{CertFile: a.certFile, KeyFile: b.keyFile}, []string{a.certFile, b.keyFile, "does not match"}},
+		{"a certificate that is not there", config.TLS{CertFile: missing, KeyFile: a.keyFile}, []string{missing, "no such file"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.reason, func(t *testing.T) {
+			c, err := Dial("big", &config.Deployment{Endpoint: "127.0.0.1:1", TLS: tt.tls})
+			assert.Nil(t, c)
+			require.Error(t, err)
+			assert.ErrorContains(t, err, "plugins.backend.deployments.big.tls: ")
+			for _, want := range tt.want {
+				assert.ErrorContains(t, err, want)
+			}
+		})
+	}
+
+	_, err := Dial("big", &config.Deployment{Endpoint: "127.0.0.1:1", TLS: config.TLS{CAFile: missing}, Insecure: true})
+	require.NoError(t, err, "plain text reads no files")
+	_, err = Dial("big", &config.Deployment{Endpoint: "dns://%zz", Insecure: true})
+	assert.ErrorContains(t, err, `plugins.backend.deployments.big.endpoint "dns://%zz"`)
+}
+
+// Certificates live for hours and propeller for months.
+func TestRenewedFilesAreUsed(t *testing.T) {
+	t.Parallel()
+	ca, next := newAuthority(t), newAuthority(t)
+	var mu sync.Mutex
+	var shown string // serial number of the client certificate of the latest call
+	look := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		p, _ := peer.FromContext(ctx)
+		mu.Lock()
+		shown = p.AuthInfo.(credentials.TLSInfo).State.PeerCertificates[0].SerialNumber.String()
+		mu.Unlock()
+		return handler(ctx, req)
+	}
+	own := ca.issue("propeller", inAnHour(), "propeller")
+	b := backendtest.New()
+	b.ServerOptions = []grpc.ServerOption{serverTLS(ca.issue("server", inAnHour(), "127.0.0.1"), ca.pool), grpc.UnaryInterceptor(look)}
+	require.NoError(t, b.Start())
+	t.Cleanup(b.Kill)
+	c := connect(t, &config.Deployment{Endpoint: b.Endpoint(), TLS: config.TLS{CAFile: ca.file, CertFile: own.certFile, KeyFile: own.keyFile}})
+	list := func() error { _, err := c.List(within(t)); return err }
+	wasShown := func(l leaf) {
+		t.Helper()
+		mu.Lock()
+		defer mu.Unlock()
+		assert.Equal(t, l.Leaf.SerialNumber.String(), shown)
+	}
+	require.NoError(t, list())
+	wasShown(own)
+
+	renewed := ca.issue("propeller", inAnHour(), "propeller")
+	require.NoError(t, list())
+	wasShown(own) // a connection keeps what it began with
+	b.Kill()
+	require.NoError(t, b.Start())
+	require.Eventually(t, func() bool { return list() == nil }, limit, 10*time.Millisecond)
+	wasShown(renewed)
+
+	// The CA changes on both sides; the old one is not trusted any more.
+	b.Kill()
+	b.ServerOptions[0] = serverTLS(next.issue("server", inAnHour(), "127.0.0.1"), ca.pool)
+	require.NoError(t, b.Start())
+	require.Eventually(t, func() bool { err := list(); return err != nil && client.AsError(err).Advice != "" }, limit, 10*time.Millisecond)
+	assert.Contains(t, failure(t, list()).Advice, "tls.caFile")
+	writePEM(t, ca.file, "CERTIFICATE", next.cert.Raw)
+	require.Eventually(t, func() bool { return list() == nil }, limit, 10*time.Millisecond)
+
+	// A file that is gone fails new connections and says which one it is.
+	require.NoError(t, os.Remove(own.keyFile))
+	b.Kill()
+	require.NoError(t, b.Start())
+	require.Eventually(t, func() bool {
+		err := list()
+		return err != nil && strings.Contains(err.Error(), own.keyFile)
+	}, limit, 10*time.Millisecond)
+	e := failure(t, list())
+	assert.False(t, e.FromService)
+	assert.Equal(t, client.RetryLater, e.Class)
+}
