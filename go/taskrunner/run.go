@@ -78,7 +78,10 @@ func (r *Runner) Start(ctx context.Context, t Task) (*Run, error) {
 	if t.Inputs == nil {
 		t.Inputs = &core.LiteralMap{}
 	}
-	container := r.store.GetBaseContainerFQN(ctx)
+	container := storage.DataReference(r.opts.Prefix)
+	if container == "" {
+		container = r.store.GetBaseContainerFQN(ctx)
+	}
 	if container == "" {
 		container = "s3://taskrunner" // storage in memory takes any name
 	}

@@ -32,6 +32,8 @@ import (
 type Options struct {
 	// Store keeps inputs and outputs; nil means memory.
 	Store *storage.DataStore
+	// Prefix is the reference below which inputs and outputs are kept; empty means the store's own container.
+	Prefix string
 	// OnEvent hears of every task event that flyteadmin would get. It is called from the goroutine that runs the task.
 	OnEvent func(*event.TaskExecutionEvent)
 	// Reevaluate is how often a task is looked at when nothing wakes it; 0 means one second. (Propeller: some 10 to 30 s.)

@@ -48,7 +48,7 @@ var yes, no = true, false
 
 var diagnoses = []diagnosis{
 	// First, because a name server that refuses is also a "connection refused".
-	{[]string{"no such host", "produced zero addresses", "record lookup error"}, nil, "the endpoint's host name does not resolve"},
+	{[]string{"no such host", "produced zero addresses", "no children to pick from", "record lookup error"}, nil, "the endpoint's host name does not resolve"},
 	{[]string{"first record does not look like a TLS handshake"}, &no,
 		"the endpoint speaks plain text, this deployment is configured for TLS: set insecure: true, or give the service a certificate"},
 	{[]string{"error reading server preface", "server preface received", "frame too large", "malformed HTTP"}, &yes,
@@ -59,9 +59,11 @@ var diagnoses = []diagnosis{
 	{[]string{"tls: unknown certificate authority", "tls: expired certificate"}, &no,
 		"the service does not accept the client certificate in tls.certFile: it has expired, or the service trusts another CA"},
 	{[]string{"certificate required", "bad certificate"}, &no, "the service wants a client certificate: set tls.certFile and tls.keyFile"},
-	{[]string{"missing selected ALPN property"}, &no, "the endpoint speaks TLS but not HTTP/2, so it is not a gRPC service"},
+	{[]string{"no application protocol", "missing selected ALPN property"}, &no, "the endpoint speaks TLS but not HTTP/2, so it is not a gRPC service"},
 	{[]string{"unexpected HTTP status code", "unexpected content-type"}, nil, "the endpoint speaks HTTP but is not a gRPC service"},
 	{[]string{"connection refused"}, nil, "nothing listens at this address"},
+	{[]string{"waiting for connections to become ready"}, nil,
+		"no connection was made in time: the address may be wrong, or something on the way, such as a network policy, swallows what is sent"},
 }
 
 // receivedTooLarge says that it was this side which refused a message. A service with the same limit never has to refuse

@@ -3,6 +3,8 @@ package grpcclient
 import (
 	"context"
 	"crypto/tls"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
@@ -22,7 +25,7 @@ func serveHTTP(t *testing.T, status int, cert *leaf, protocols *http.Protocols) 
 	lis := listen(t)
 	s := &http.Server{
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }),
-		ReadHeaderTimeout: limit, Protocols: protocols,
+		ReadHeaderTimeout: limit, Protocols: protocols, ErrorLog: log.New(io.Discard, "", 0),
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	if cert == nil {
@@ -139,12 +142,28 @@ func TestAdviceForWrongSetUps(t *testing.T) {
 				require.Eventually(t, func() bool {
 					e = failure(t, call(ctx))
 					return e.Advice != ""
-				}, limit, 10*time.Millisecond, op)
+				}, limit/2, 10*time.Millisecond, "%s: %v", op, e)
 				assert.Contains(t, e.Advice, tt.advice, e)
 				assert.Contains(t, e.Error(), endpoint)
 				assert.Equal(t, tt.service, e.FromService, e)
 				assert.Equal(t, client.RetryLater, e.Class, "an operator can repair it while the task waits: %v", e)
 			}
 		})
+	}
+}
+
+// A wrong network policy does not refuse connections, it swallows them.
+func TestAdviceForSilence(t *testing.T) {
+	t.Parallel()
+	silent := listen(t) // the kernel accepts, and nobody ever answers
+	for _, insecure := range []bool{true, false} {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		_, err := connect(t, &config.Deployment{Endpoint: silent.Addr().String(), Insecure: insecure}).List(ctx)
+		cancel()
+		e := failure(t, err)
+		assert.Equal(t, codes.DeadlineExceeded, e.Code)
+		assert.Contains(t, e.Advice, "network policy")
+		assert.Equal(t, client.RetryLater, e.Class)
+		assert.False(t, e.FromService)
 	}
 }

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flyte-backend/flyte-backend/go/examples/sqlite"
+)
+
+// listening begins the line that serve prints when calls are answered; the address follows.
+const listening = "listening on "
+
+func newServe() *cobra.Command {
+	var listen, dir string
+	var minJobTime time.Duration
+	var plain bool
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the example plugin: task type sqlite, over gRPC",
+		Long: "Serves flytekit's SQLite3Task: SQL on an embedded table (uri embedded:elements), a local file or a download,\n" +
+			"with the result written as Parquet. Jobs are kept in a folder, so that a service that was killed goes on with them.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !plain {
+				return errors.New("this example speaks plain text only; say so with --insecure")
+			}
+			if dir == "" {
+				return errors.New("--dir is missing: name a folder for the jobs")
+			}
+			lis, err := (&net.ListenConfig{}).Listen(cmd.Context(), "tcp", listen)
+			if err != nil {
+				return fmt.Errorf("cannot listen at %s: %w", listen, err)
+			}
+			s, err := sqlite.New(sqlite.Options{
+				Dir: dir, MinJobTime: minJobTime, Lease: time.Second,
+				Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+			})
+			if err != nil {
+				return errors.Join(err, lis.Close())
+			}
+			if _, err := fmt.Fprintln(cmd.OutOrStdout(), listening+lis.Addr().String()); err != nil {
+				return errors.Join(err, lis.Close(), s.Close())
+			}
+			return sqlite.Serve(cmd.Context(), lis, s)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&listen, "listen", "127.0.0.1:8000", "address to listen at")
+	f.StringVar(&dir, "dir", "", "folder where jobs are kept")
+	f.DurationVar(&minJobTime, "min-job-time", 0, "let every job take at least this long")
+	f.BoolVar(&plain, "insecure", false, "speak plain text")
+	return cmd
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// serviceProcess is the example service as a process of its own, so that it can be killed.
+type serviceProcess struct {
+	dir  string
+	addr string // set by the first start, and kept
+	cmd  *exec.Cmd
+}
+
+// start runs the service and waits until it listens.
+func (s *serviceProcess) start(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find this program to start the service from: %w", err)
+	}
+	addr := s.addr
+	if addr == "" {
+		addr = "127.0.0.1:0"
+	}
+	logFile, err := os.OpenFile(filepath.Join(s.dir, "service.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot write the service's log: %w", err)
+	}
+	defer func() { _ = logFile.Close() }() // the child has a descriptor of its own
+	// Not CommandContext: the demo kills it when it is time.
+	s.cmd = exec.Command(self, "serve", "--insecure", "--listen", addr, "--dir", filepath.Join(s.dir, "jobs"), "--min-job-time", "2s") //nolint:gosec,noctx // this program itself
+	s.cmd.Stderr = logFile
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := s.cmd.Start(); err != nil {
+		return fmt.Errorf("cannot start the service: %w", err)
+	}
+	line := make(chan string, 1)
+	go func() {
+		text, _ := bufio.NewReader(out).ReadString('\n')
+		line <- text
+	}()
+	select {
+	case text := <-line:
+		addr, ok := strings.CutPrefix(strings.TrimSpace(text), listening)
+		if !ok {
+			s.kill()
+			return fmt.Errorf("the service did not start; its log is %s", logFile.Name())
+		}
+		s.addr = addr
+		return nil
+	case <-time.After(20 * time.Second):
+		s.kill()
+		return errors.New("the service does not listen after 20 s")
+	case <-ctx.Done():
+		s.kill()
+		return ctx.Err()
+	}
+}
+
+// kill ends the process as kill -9 does. It may be repeated.
+func (s *serviceProcess) kill() {
+	if s.cmd == nil || s.cmd.Process == nil {
+		return
+	}
+	_ = s.cmd.Process.Kill() // it may have ended by itself
+	_ = s.cmd.Wait()         // "signal: killed" is what was ordered
+	s.cmd = nil
+}
