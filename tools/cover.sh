@@ -8,9 +8,9 @@ minimum=${1:?usage: tools/cover.sh MINIMUM}
 go=${GO:-go}
 profile=coverage.out
 
-# The per-package figures that go test prints are shares of the whole tree here, and only confuse.
+# The figure that go test prints for a package is what its tests run of the whole tree here, which only confuses.
 "$go" test -count=1 -covermode=atomic -coverpkg=./go/... -coverprofile="$profile.all" ./go/... |
-	sed -E 's/[[:space:]]+coverage: .*$//'
+	sed -E -e '/^[[:space:]].*coverage: /d' -e '/^coverage: /d' -e 's/[[:space:]]+coverage: .*$//'
 
 module=$("$go" list -m -f '{{.Path}}')
 { grep -rlE --include='*.go' '^// Code generated .* DO NOT EDIT\.$' go || true; } | sed "s|^|$module/|" >"$profile.generated"

@@ -43,7 +43,7 @@ func (p propeller) validate(t *testing.T, file string) (output string, err error
 }
 
 func (p propeller) acceptsGoodFiles(t *testing.T) {
-	good, err := filepath.Glob(filepath.Join(repositoryRoot, "testdata/config/good/*.yaml"))
+	good, err := filepath.Glob(filepath.Join(repositoryRoot, "testdata", "config", "good", "*.yaml"))
 	require.NoError(t, err)
 	require.NotEmpty(t, good)
 	for _, file := range good {

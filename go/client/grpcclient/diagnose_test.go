@@ -126,7 +126,8 @@ func TestAdviceForWrongSetUps(t *testing.T) {
 			t.Parallel()
 			endpoint := tt.at(t)
 			c := connect(t, &config.Deployment{Endpoint: endpoint, Insecure: tt.insecure, TLS: tt.tls})
-			ctx := within(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
+			t.Cleanup(cancel)
 			calls := map[string]func(context.Context) error{
 				"list":    func(ctx context.Context) error { _, err := c.List(ctx); return err },
 				"create":  func(ctx context.Context) error { _, err := c.Create(ctx, request()); return err },
@@ -139,10 +140,10 @@ func TestAdviceForWrongSetUps(t *testing.T) {
 			for op, call := range calls {
 				// A server that turns a connection down may close it before its reason is read; grpc then dials again.
 				var e *client.Error
-				require.Eventually(t, func() bool {
+				until(t, func() bool {
 					e = failure(t, call(ctx))
 					return e.Advice != ""
-				}, limit/2, 10*time.Millisecond, "%s: %v", op, e)
+				}, op)
 				assert.Contains(t, e.Advice, tt.advice, e)
 				assert.Contains(t, e.Error(), endpoint)
 				assert.Equal(t, tt.service, e.FromService, e)

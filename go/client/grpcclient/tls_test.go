@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -135,26 +134,26 @@ func TestRenewedFilesAreUsed(t *testing.T) {
 	wasShown(own) // a connection keeps what it began with
 	b.Kill()
 	require.NoError(t, b.Start())
-	require.Eventually(t, func() bool { return list() == nil }, limit, 10*time.Millisecond)
+	until(t, func() bool { return list() == nil })
 	wasShown(renewed)
 
 	// The CA changes on both sides; the old one is not trusted any more.
 	b.Kill()
 	b.ServerOptions[0] = serverTLS(next.issue("server", inAnHour(), "127.0.0.1"), ca.pool)
 	require.NoError(t, b.Start())
-	require.Eventually(t, func() bool { err := list(); return err != nil && client.AsError(err).Advice != "" }, limit, 10*time.Millisecond)
+	until(t, func() bool { err := list(); return err != nil && client.AsError(err).Advice != "" })
 	assert.Contains(t, failure(t, list()).Advice, "tls.caFile")
 	writePEM(t, ca.file, "CERTIFICATE", next.cert.Raw)
-	require.Eventually(t, func() bool { return list() == nil }, limit, 10*time.Millisecond)
+	until(t, func() bool { return list() == nil })
 
 	// A file that is gone fails new connections and says which one it is.
 	require.NoError(t, os.Remove(own.keyFile))
 	b.Kill()
 	require.NoError(t, b.Start())
-	require.Eventually(t, func() bool {
+	until(t, func() bool {
 		err := list()
 		return err != nil && strings.Contains(err.Error(), own.keyFile)
-	}, limit, 10*time.Millisecond)
+	})
 	e := failure(t, list())
 	assert.False(t, e.FromService)
 	assert.Equal(t, client.RetryLater, e.Class)

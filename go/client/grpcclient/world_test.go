@@ -120,6 +120,16 @@ func backend(t *testing.T, plugins ...backendtest.Plugin) (*backendtest.Backend,
 	return b, connectPlain(t, b.Endpoint())
 }
 
+// until waits for a condition in the test's own goroutine, where it may fail the test.
+func until(t *testing.T, condition func() bool, what ...any) {
+	t.Helper()
+	for begin := time.Now(); !condition(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(begin) > limit {
+			t.Fatal("never came true", what)
+		}
+	}
+}
+
 func within(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)

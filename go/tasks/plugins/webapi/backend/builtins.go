@@ -86,7 +86,7 @@ func (b *builtIn) context(tCtx pluginscore.TaskExecutionContext, blank bool) plu
 	if err != nil {
 		return tCtx
 	}
-	return renamedContext{tCtx, qualifiedMetadata{meta, name}}
+	return renamedContext{tCtx, qualifiedMetadata{TaskExecutionMetadata: meta, name: name}}
 }
 
 type renamedContext struct {

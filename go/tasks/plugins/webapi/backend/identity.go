@@ -42,10 +42,12 @@ func (i identity) String() string {
 	return fmt.Sprintf("%s/%s/%s/%s/%d", i.project, i.domain, i.execution, i.node, i.attempt)
 }
 
-// qualifiedMetadata gives the machinery a generated name that no other task has.
+// qualifiedMetadata gives the machinery a generated name that no other task has. It also carries the handling through the
+// machinery, which hands a task's metadata on to every call but Get.
 type qualifiedMetadata struct {
 	core.TaskExecutionMetadata
 	name string
+	h    *handling
 }
 
 func (m qualifiedMetadata) GetTaskExecutionID() core.TaskExecutionID {

@@ -16,8 +16,8 @@ import (
 	"github.com/flyteorg/flyte/flytestdlib/logger"
 )
 
-// handling goes with the context from the router through the machinery to the plugin, and brings back what the
-// machinery's own results cannot say.
+// handling goes from the router through the machinery to the plugin, and brings back what the machinery's own results
+// cannot say.
 type handling struct {
 	env  *envelope
 	task *task
@@ -29,15 +29,16 @@ type handling struct {
 	err     error
 }
 
-type handlingKey struct{}
-
-func withHandling(ctx context.Context, h *handling) context.Context {
-	return context.WithValue(ctx, handlingKey{}, h)
-}
-
-func handlingFrom(ctx context.Context) (*handling, bool) {
-	h, ok := ctx.Value(handlingKey{}).(*handling)
-	return h, ok
+// handlingOf finds the handling in what the machinery gives to the plugin.
+func handlingOf(tCtx any) (*handling, bool) {
+	c, ok := tCtx.(interface {
+		TaskExecutionMetadata() pluginscore.TaskExecutionMetadata
+	})
+	if !ok {
+		return nil, false
+	}
+	m, ok := c.TaskExecutionMetadata().(qualifiedMetadata)
+	return m.h, ok && m.h != nil
 }
 
 // errNotDone tells the machinery that there is no job yet. The router knows better and never shows it.
@@ -52,9 +53,9 @@ var _ webapi.AsyncPlugin = plugin{}
 func (p plugin) GetConfig() webapi.PluginConfig { return p.s.config().WebAPI }
 
 // ResourceRequirements takes a token from the quota that bears the deployment's name, or else from "default".
-func (p plugin) ResourceRequirements(ctx context.Context, _ webapi.TaskExecutionContextReader) (
+func (p plugin) ResourceRequirements(_ context.Context, tCtx webapi.TaskExecutionContextReader) (
 	pluginscore.ResourceNamespace, pluginscore.ResourceConstraintsSpec, error) {
-	if h, ok := handlingFrom(ctx); ok {
+	if h, ok := handlingOf(tCtx); ok {
 		ns := pluginscore.ResourceNamespace(h.env.Deployment)
 		if _, has := p.GetConfig().ResourceQuotas[ns]; has {
 			return ns, pluginscore.ResourceConstraintsSpec{}, nil
@@ -65,8 +66,8 @@ func (p plugin) ResourceRequirements(ctx context.Context, _ webapi.TaskExecution
 
 // Create starts the job, or the synchronous call, beside propeller's worker and waits a bounded time for it. An outcome
 // that is no job is left in the handling, because the machinery would make a failure of it.
-func (p plugin) Create(ctx context.Context, _ webapi.TaskExecutionContextReader) (webapi.ResourceMeta, webapi.Resource, error) {
-	h, ok := handlingFrom(ctx)
+func (p plugin) Create(ctx context.Context, tCtx webapi.TaskExecutionContextReader) (webapi.ResourceMeta, webapi.Resource, error) {
+	h, ok := handlingOf(tCtx)
 	if !ok {
 		return nil, nil, errors.New("the backend plugin runs behind its router only")
 	}
@@ -222,7 +223,7 @@ func hopeless(e *client.Error) bool {
 func (p plugin) Delete(ctx context.Context, dCtx webapi.DeleteContext) error {
 	meta, ok := dCtx.ResourceMeta().(resourceMeta)
 	if !ok {
-		return p.settle(ctx)
+		return p.settle(ctx, dCtx)
 	}
 	return p.delete(ctx, meta)
 }
@@ -232,8 +233,8 @@ const settleWait = time.Second
 
 // settle ends a task that has no recorded job: a synchronous call is cancelled; a create that is under way or has not been
 // recorded is waited for, and its job deleted. What takes longer is deleted in the background.
-func (p plugin) settle(ctx context.Context) error {
-	h, ok := handlingFrom(ctx)
+func (p plugin) settle(ctx context.Context, dCtx webapi.DeleteContext) error {
+	h, ok := handlingOf(dCtx)
 	if !ok {
 		return nil
 	}

@@ -205,8 +205,8 @@ func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecuti
 		return r.report(tCtx, own, next, false, info)
 	}
 	h := &handling{env: own.env, task: own.task, tCtx: tCtx}
-	inner := newInnerContext(tCtx, own.key, own.env)
-	trns, err := r.machinery.Handle(withHandling(ctx, h), inner)
+	inner := newInnerContext(h)
+	trns, err := r.machinery.Handle(ctx, inner)
 	switch {
 	case h.pending:
 		return r.report(tCtx, own, next, false, r.underWay(own))
@@ -397,5 +397,5 @@ func (r *router) end(ctx context.Context, tCtx pluginscore.TaskExecutionContext,
 		return nil
 	}
 	h := &handling{env: own.env, task: own.task, tCtx: tCtx}
-	return how(r.machinery, withHandling(ctx, h), newInnerContext(tCtx, own.key, own.env))
+	return how(r.machinery, ctx, newInnerContext(h))
 }

@@ -78,11 +78,11 @@ type innerContext struct {
 	state *innerState
 }
 
-func newInnerContext(tCtx core.TaskExecutionContext, key string, env *envelope) *innerContext {
+func newInnerContext(h *handling) *innerContext {
 	return &innerContext{
-		TaskExecutionContext: tCtx,
-		meta:                 qualifiedMetadata{tCtx.TaskExecutionMetadata(), key},
-		state:                &innerState{version: env.InnerVersion, old: env.Inner},
+		TaskExecutionContext: h.tCtx,
+		meta:                 qualifiedMetadata{h.tCtx.TaskExecutionMetadata(), h.task.key, h},
+		state:                &innerState{version: h.env.InnerVersion, old: h.env.Inner},
 	}
 }
 
