@@ -1,0 +1,113 @@
+// Package test checks what belongs to no package: that the documents are true.
+package test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/flyte-backend/flyte-backend/go/client"
+	"github.com/flyte-backend/flyte-backend/go/tasks/config"
+	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
+	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
+	"github.com/flyteorg/flyte/flytestdlib/config/viper"
+)
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", name))
+	require.NoError(t, err)
+	return string(b)
+}
+
+// blocks gives the fenced blocks of a language.
+func blocks(text, language string) []string {
+	var out []string
+	for _, m := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(text, -1) {
+		out = append(out, m[1])
+	}
+	return out
+}
+
+func TestReadmeCommandsExist(t *testing.T) {
+	commands := blocks(read(t, "README.md"), "sh")
+	require.Len(t, commands, 1)
+	for _, line := range strings.Split(strings.TrimSpace(commands[0]), "\n") {
+		args := strings.Fields(strings.Split(line, "#")[0])
+		require.Equal(t, "make", args[0])
+		cmd := exec.CommandContext(t.Context(), "make", append([]string{"-n"}, args[1:]...)...) //nolint:gosec // from our own README
+		cmd.Dir = ".."
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+}
+
+// TestReadmeGoCompiles: the lines that compile the plugin in do so.
+func TestReadmeGoCompiles(t *testing.T) {
+	programs := blocks(read(t, "README.md"), "go")
+	require.Len(t, programs, 1)
+	dir, err := os.MkdirTemp(".", "readme-") // inside the module, for its go.mod
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(programs[0]), 0o600))
+	out, err := exec.CommandContext(t.Context(), "go", "vet", "./"+dir).CombinedOutput() //nolint:gosec // a folder that we made
+	require.NoError(t, err, "%s", out)
+}
+
+func TestReadmeConfigurationIsValid(t *testing.T) {
+	files := blocks(read(t, "README.md"), "yaml")
+	require.Len(t, files, 1)
+	file := filepath.Join(t.TempDir(), "propeller.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(files[0]), 0o600))
+	root := stdconfig.NewRootSection()
+	section := root.MustRegisterSection("plugins", &struct{}{}).MustRegisterSection(config.SectionKey, config.Default())
+	accessor := viper.NewAccessor(stdconfig.Options{SearchPaths: []string{file}, StrictMode: true, RootSection: root})
+	require.NoError(t, accessor.UpdateConfig(t.Context()))
+	cfg, ok := section.GetConfig().(*config.Config)
+	require.True(t, ok)
+	require.True(t, cfg.Enabled)
+	require.Len(t, cfg.Deployments, 2)
+	require.NoError(t, cfg.Validate())
+}
+
+// TestReadmeNamesRealTests: every row of the comparison is shown by a test that exists.
+func TestReadmeNamesRealTests(t *testing.T) {
+	named := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(read(t, "README.md"), -1)
+	require.Greater(t, len(named), 10)
+	files, err := filepath.Glob("../go/tasks/plugins/webapi/backend/*_test.go")
+	require.NoError(t, err)
+	var all strings.Builder
+	for _, f := range files {
+		b, err := os.ReadFile(f) //nolint:gosec // our own sources
+		require.NoError(t, err)
+		all.Write(b)
+	}
+	for _, n := range named {
+		require.Contains(t, all.String(), "func "+n[1]+"(", "the README names a test that is not there")
+	}
+}
+
+func TestMetricsAreDocumented(t *testing.T) {
+	doc := read(t, "docs/metrics.md")
+	for _, m := range backend.Metrics {
+		labels := m.Labels + " "
+		if m.Labels == "" {
+			labels = ""
+		}
+		require.Contains(t, doc, fmt.Sprintf("| `%s` | %s| %s |", m.Name, labels, m.Help))
+	}
+	require.Equal(t, len(backend.Metrics), strings.Count(doc, "\n| `"), "no row for a metric that is gone")
+}
+
+func TestErrorTableIsDocumented(t *testing.T) {
+	doc := read(t, "docs/contract.md")
+	for _, r := range client.Table {
+		require.Contains(t, doc, fmt.Sprintf("| %s | %s | %s |", r.Code, r.Class, r.Meaning))
+	}
+}
