@@ -41,7 +41,7 @@ func TestReadmeCommandsExist(t *testing.T) {
 	for _, line := range strings.Split(strings.TrimSpace(commands[0]), "\n") {
 		args := strings.Fields(strings.Split(line, "#")[0])
 		require.Equal(t, "make", args[0])
-		cmd := exec.CommandContext(t.Context(), "make", append([]string{"-n"}, args[1:]...)...) //nolint:gosec // from our own README
+		cmd := exec.CommandContext(t.Context(), "make", append([]string{"-n"}, args[1:]...)...)
 		cmd.Dir = ".."
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s", out)
@@ -52,11 +52,11 @@ func TestReadmeCommandsExist(t *testing.T) {
 func TestReadmeGoCompiles(t *testing.T) {
 	programs := blocks(read(t, "README.md"), "go")
 	require.Len(t, programs, 1)
-	dir, err := os.MkdirTemp(".", "readme-") // inside the module, for its go.mod
+	dir, err := os.MkdirTemp(".", "readme-") //nolint:usetesting // inside the module, for its go.mod
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(programs[0]), 0o600))
-	out, err := exec.CommandContext(t.Context(), "go", "vet", "./"+dir).CombinedOutput() //nolint:gosec // a folder that we made
+	out, err := exec.CommandContext(t.Context(), "go", "vet", "./"+dir).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
 
@@ -84,7 +84,7 @@ func TestReadmeNamesRealTests(t *testing.T) {
 	require.NoError(t, err)
 	var all strings.Builder
 	for _, f := range files {
-		b, err := os.ReadFile(f) //nolint:gosec // our own sources
+		b, err := os.ReadFile(f)
 		require.NoError(t, err)
 		all.Write(b)
 	}
@@ -100,7 +100,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		if m.Labels == "" {
 			labels = ""
 		}
-		require.Contains(t, doc, fmt.Sprintf("| `%s` | %s| %s |", m.Name, labels, m.Help))
+		require.Contains(t, doc, "| `"+m.Name+"` | "+labels+"| "+m.Help+" |")
 	}
 	require.Equal(t, len(backend.Metrics), strings.Count(doc, "\n| `"), "no row for a metric that is gone")
 }

@@ -14,7 +14,7 @@ profile=coverage.out
 
 module=$("$go" list -m -f '{{.Path}}')
 { grep -rlE --include='*.go' '^// Code generated .* DO NOT EDIT\.$' go || true; } | sed "s|^|$module/|" >"$profile.generated"
-awk 'NR == FNR { generated[$0] = 1; next } !(substr($1, 1, index($1, ":") - 1) in generated)' \
+awk 'FILENAME == ARGV[1] { generated[$0] = 1; next } !(substr($1, 1, index($1, ":") - 1) in generated)' \
 	"$profile.generated" "$profile.all" >"$profile"
 rm -f "$profile.all" "$profile.generated"
 

@@ -61,34 +61,53 @@ func runDemo(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("cannot make a folder for the demo: %w", err)
 	}
-	s := &stage{out: out, dir: dir, service: &serviceProcess{dir: dir}}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find this program to start the service from: %w", err)
+	}
+	s := &stage{out: out, dir: dir, service: &serviceProcess{dir: dir, program: program}}
 	defer s.service.kill()
 	if err := s.setUp(ctx); err != nil {
 		return err
 	}
-	acts := []struct {
-		title string
-		play  func(context.Context) error
-	}{
+	acts := []act{
 		{"a SQLite3Task runs at the backend plugin service", s.playQuery},
 		{"a task type that no service registered falls back to a built-in plugin", s.playFallback},
 		{"the service is killed in mid-task and started again", s.playKill},
 	}
-	failures := make([]error, 0, len(acts))
+	failures := map[int]error{}
 	for i, act := range acts {
 		s.printf("\nAct %d: %s\n", i+1, act.title)
 		if err := act.play(ctx); err != nil {
 			s.printf("  NOT as expected: %v\n", err)
-			failures = append(failures, fmt.Errorf("act %d (%s): %w", i+1, act.title, err))
+			failures[i] = err
 			continue
 		}
 		s.printf("  as expected\n")
 	}
-	if len(failures) > 0 {
-		return fmt.Errorf("%d of %d acts did not come out as expected; files are kept in %s: %w",
-			len(failures), len(acts), dir, errors.Join(failures...))
+	return finish(out, dir, acts, failures)
+}
+
+// act is one thing that the demo shows.
+type act struct {
+	title string
+	play  func(context.Context) error
+}
+
+// finish sums up: it removes the demo's files if all went well, and keeps them to look at otherwise.
+func finish(out io.Writer, dir string, acts []act, failures map[int]error) error {
+	var all []error
+	for i, a := range acts {
+		if err := failures[i]; err != nil {
+			all = append(all, fmt.Errorf("act %d (%s): %w", i+1, a.title, err))
+		}
 	}
-	s.printf("\nAll %d acts came out as expected.\n", len(acts))
+	if len(all) > 0 {
+		return fmt.Errorf("%d of %d acts did not come out as expected; files are kept in %s: %w", len(all), len(acts), dir, errors.Join(all...))
+	}
+	if _, err := fmt.Fprintf(out, "\nAll %d acts came out as expected.\n", len(acts)); err != nil {
+		return err
+	}
 	return os.RemoveAll(dir)
 }
 

@@ -14,17 +14,15 @@ import (
 
 // serviceProcess is the example service as a process of its own, so that it can be killed.
 type serviceProcess struct {
-	dir  string
-	addr string // set by the first start, and kept
-	cmd  *exec.Cmd
+	dir     string
+	program string   // flyte-backend itself
+	env     []string // added to this process's own
+	addr    string   // set by the first start, and kept
+	cmd     *exec.Cmd
 }
 
 // start runs the service and waits until it listens.
 func (s *serviceProcess) start(ctx context.Context) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("cannot find this program to start the service from: %w", err)
-	}
 	addr := s.addr
 	if addr == "" {
 		addr = "127.0.0.1:0"
@@ -35,7 +33,8 @@ func (s *serviceProcess) start(ctx context.Context) error {
 	}
 	defer func() { _ = logFile.Close() }() // the child has a descriptor of its own
 	// Not CommandContext: the demo kills it when it is time.
-	s.cmd = exec.Command(self, "serve", "--insecure", "--listen", addr, "--dir", filepath.Join(s.dir, "jobs"), "--min-job-time", "2s") //nolint:gosec,noctx // this program itself
+	s.cmd = exec.Command(s.program, "serve", "--insecure", "--listen", addr, "--dir", filepath.Join(s.dir, "jobs"), "--min-job-time", "2s") //nolint:gosec,noctx // this program itself
+	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.Stderr = logFile
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {

@@ -97,13 +97,13 @@ func TestAnswersFromBeforeAreDropped(t *testing.T) {
 		known  bool
 	}{
 		{"nothing changed", func(*Registry) {}, true},
-		{"another address", func(r *Registry) { r.Forget(context.Background(), "a") }, false},
-		{"removed", func(r *Registry) { r.Apply(context.Background(), configOf(nil, "b")) }, false},
+		{"another address", func(r *Registry) { r.Forget(t.Context(), "a") }, false},
+		{"removed", func(r *Registry) { r.Apply(t.Context(), configOf(nil, "b")) }, false},
 		{"removed and put back", func(r *Registry) {
-			r.Apply(context.Background(), configOf(nil, "b"))
-			r.Apply(context.Background(), configOf(nil, "a", "b"))
+			r.Apply(t.Context(), configOf(nil, "b"))
+			r.Apply(t.Context(), configOf(nil, "a", "b"))
 		}, false},
-		{"another deployment's change", func(r *Registry) { r.Forget(context.Background(), "b") }, true},
+		{"another deployment's change", func(r *Registry) { r.Forget(t.Context(), "b") }, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.reason, func(t *testing.T) {
@@ -216,7 +216,7 @@ func TestRunAsksForTheIntervalAgain(t *testing.T) {
 	assert.EqualValues(t, 2, asked.Load())
 	cancel()
 	<-done
-	assert.EqualValues(t, 1, s.count("a"))
+	assert.Equal(t, 1, s.count("a"))
 }
 
 // For the race detector, and for what every reader may rely on: a snapshot is whole.

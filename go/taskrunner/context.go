@@ -145,7 +145,7 @@ func (m metadata) GetLabels() map[string]string      { return m.run.task.Labels 
 func (m metadata) GetAnnotations() map[string]string { return m.run.task.Annotations }
 func (m metadata) GetK8sServiceAccount() string      { return m.run.task.Identity.GetK8SServiceAccount() }
 func (m metadata) GetSecurityContext() core.SecurityContext {
-	return core.SecurityContext{RunAs: m.run.task.Identity} //nolint:govet // propeller's interface wants a value
+	return core.SecurityContext{RunAs: m.run.task.Identity}
 }
 func (metadata) IsInterruptible() bool                   { return false }
 func (metadata) GetInterruptibleFailureThreshold() int32 { return -1 }

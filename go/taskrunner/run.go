@@ -148,7 +148,7 @@ func (run *Run) Until(ctx context.Context, phase pluginscore.Phase) (*Outcome, e
 			return nil, err
 		}
 	}
-	return nil, nil
+	return nil, nil //nolint:nilnil // no outcome yet, as documented
 }
 
 // pause waits until something wakes the workflow, or for the re-evaluation.
@@ -192,7 +192,7 @@ func (run *Run) Round(ctx context.Context) (*Outcome, error) {
 	case handler.EPhaseFailed:
 		return run.failed(ctx, info.GetErr())
 	default:
-		return nil, nil
+		return nil, nil //nolint:nilnil // no outcome yet, as documented
 	}
 }
 
@@ -230,7 +230,7 @@ func (run *Run) retry(ctx context.Context, e *core.ExecutionError) (*Outcome, er
 	}
 	run.attempt++
 	run.state, run.again = handler.TaskNodeState{}, true
-	return nil, nil
+	return nil, nil //nolint:nilnil // no outcome yet, as documented
 }
 
 func (run *Run) failed(ctx context.Context, e *core.ExecutionError) (*Outcome, error) {

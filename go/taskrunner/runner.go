@@ -10,13 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/fake"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	clientfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllertest"
-
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/event"
 	propellerconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/config"

@@ -145,10 +145,10 @@ func (c *Conn) Execute(ctx context.Context, req *client.CreateRequest) (*client.
 	defer cancel() // ends the stream when its answer is not read to the end
 	stream, err := c.sync.ExecuteTaskSync(ctx)
 	if err != nil {
-		return nil, c.wrap(config.CallExecute, err, answered.Load())
+		return nil, c.wrap(ctx, config.CallExecute, err, answered.Load())
 	}
 	fail := func(err error) (*client.Job, error) {
-		return nil, c.wrap(config.CallExecute, err, answered.Load())
+		return nil, c.wrap(ctx, config.CallExecute, err, answered.Load())
 	}
 	for _, part := range executeRequests(req) {
 		// io.EOF means that the service ended the call early: its reason comes with Recv.
@@ -196,7 +196,7 @@ func (c *Conn) Execute(ctx context.Context, req *client.CreateRequest) (*client.
 func (c *Conn) unary(ctx context.Context, op, pluginVersion, key string, call func(context.Context) error) error {
 	ctx, answered := watchAnswer(outgoing(ctx, pluginVersion, key))
 	if err := call(ctx); err != nil {
-		return c.wrap(op, err, answered.Load())
+		return c.wrap(ctx, op, err, answered.Load())
 	}
 	return nil
 }
@@ -222,7 +222,7 @@ func (c *Conn) invalid(op, what string) error {
 }
 
 // wrap makes the *client.Error of a failed call; answered says whether the service brought the call to its end.
-func (c *Conn) wrap(op string, err error, answered bool) error {
+func (c *Conn) wrap(ctx context.Context, op string, err error, answered bool) error {
 	var already *client.Error
 	if errors.As(err, &already) {
 		return already
@@ -234,6 +234,9 @@ func (c *Conn) wrap(op string, err error, answered bool) error {
 		FromService: answered, RetryAfter: retryAfter(st),
 	}
 	switch local := st.Message(); {
+	case e.Code == codes.DeadlineExceeded && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		// grpc tells the service our deadline, so its answer that time is up, if it wins the race, is our own.
+		e.FromService = false
 	case receivedTooLarge(local, c.d.MaxMessageSize()):
 		e.FromService = false
 	case strings.HasPrefix(local, "grpc: failed to unmarshal"):

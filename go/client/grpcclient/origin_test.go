@@ -101,6 +101,10 @@ func TestErrorsOfTheNetwork(t *testing.T) {
 		{"while it executes", execute, func(service.SyncAgentService_ExecuteTaskSyncServer) {}},
 		{"after it sent a part of the answer", execute, func(s service.SyncAgentService_ExecuteTaskSyncServer) {
 			_ = s.Send(header(&admin.Resource{Phase: core.TaskExecution_SUCCEEDED}))
+			// More than the stream's window, so that the first of it has arrived when the last is sent.
+			for range 8 {
+				_ = s.Send(outputs(map[string]*core.Literal{"s": text(strings.Repeat("x", 128<<10))}))
+			}
 		}},
 	}
 	for _, tt := range tests {

@@ -141,8 +141,7 @@ func TestRenewedFilesAreUsed(t *testing.T) {
 	b.Kill()
 	b.ServerOptions[0] = serverTLS(next.issue("server", inAnHour(), "127.0.0.1"), ca.pool)
 	require.NoError(t, b.Start())
-	until(t, func() bool { err := list(); return err != nil && client.AsError(err).Advice != "" })
-	assert.Contains(t, failure(t, list()).Advice, "tls.caFile")
+	until(t, func() bool { return strings.Contains(failure(t, list()).Advice, "tls.caFile") })
 	writePEM(t, ca.file, "CERTIFICATE", next.cert.Raw)
 	until(t, func() bool { return list() == nil })
 
@@ -150,11 +149,8 @@ func TestRenewedFilesAreUsed(t *testing.T) {
 	require.NoError(t, os.Remove(own.keyFile))
 	b.Kill()
 	require.NoError(t, b.Start())
-	until(t, func() bool {
-		err := list()
-		return err != nil && strings.Contains(err.Error(), own.keyFile)
-	})
-	e := failure(t, list())
+	var e *client.Error
+	until(t, func() bool { e = failure(t, list()); return strings.Contains(e.Message, own.keyFile) })
 	assert.False(t, e.FromService)
 	assert.Equal(t, client.RetryLater, e.Class)
 }

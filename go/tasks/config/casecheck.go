@@ -7,8 +7,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/flyteorg/flyte/flytestdlib/config/files"
 	"gopkg.in/yaml.v3"
+
+	"github.com/flyteorg/flyte/flytestdlib/config/files"
 )
 
 // CheckFile refuses what flytestdlib loses while it reads a file, so that [Config.Validate] never sees it:

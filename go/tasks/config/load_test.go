@@ -10,11 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	pluginsconfig "github.com/flyteorg/flyte/flyteplugins/go/tasks/config"
 	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
 	"github.com/flyteorg/flyte/flytestdlib/config/viper"
-	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 )
 
 const repositoryRoot = "../../.."
@@ -66,7 +67,7 @@ func TestFirstLoadTellsTheHandler(t *testing.T) {
 		MustRegisterSectionWithUpdates(SectionKey, Default(), func(_ context.Context, c stdconfig.Config) { told = c.(*Config) })
 	const path = "testdata/config/good/full.yaml"
 	accessor := viper.NewAccessor(stdconfig.Options{SearchPaths: []string{path}, StrictMode: true, RootSection: root})
-	require.NoError(t, accessor.UpdateConfig(context.Background()))
+	require.NoError(t, accessor.UpdateConfig(t.Context()))
 
 	want, err := load(path)
 	require.NoError(t, err)
@@ -174,22 +175,22 @@ func TestSectionIsRegistered(t *testing.T) {
 	require.NotNil(t, before)
 	t.Cleanup(func() {
 		OnUpdate(nil)
-		require.NoError(t, Set(context.Background(), before))
+		require.NoError(t, Set(t.Context(), before))
 	})
 
 	var told *Config
 	OnUpdate(func(_ context.Context, cfg *Config) { told = cfg })
 	c := Default()
 	c.Enabled = true
-	require.NoError(t, Set(context.Background(), c))
+	require.NoError(t, Set(t.Context(), c))
 	assert.Same(t, c, told)
 	assert.True(t, Get().Enabled)
 
 	told = nil
-	onUpdate(context.Background(), "not a config")
+	onUpdate(t.Context(), "not a config")
 	assert.Nil(t, told)
 	OnUpdate(nil)
-	onUpdate(context.Background(), c)
+	onUpdate(t.Context(), c)
 	assert.Nil(t, told)
 }
 

@@ -14,8 +14,8 @@ import (
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core/template"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/flytek8s"
-	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/utils"
 	"github.com/flyteorg/flyte/flytestdlib/storage"
+	"github.com/flyteorg/flyte/flytestdlib/utils"
 )
 
 // newCreateRequest gathers everything that a service is told. It reads the template and the inputs from the data store.
@@ -95,7 +95,7 @@ func metadataOf(m pluginscore.TaskExecutionMetadata) client.Metadata {
 		K8sServiceAccount:             m.GetK8sServiceAccount(),
 		EnvironmentVariables:          m.GetEnvironmentVariables(),
 		Identity:                      security.GetRunAs(),
-		MaxAttempts:                   int32(min(m.GetMaxAttempts(), 1<<30)), //nolint:gosec // bounded just here
+		MaxAttempts:                   int32(min(m.GetMaxAttempts(), 1<<30)),
 		Interruptible:                 m.IsInterruptible(),
 		InterruptibleFailureThreshold: m.GetInterruptibleFailureThreshold(),
 		Overrides:                     overridesOf(m.GetOverrides()),

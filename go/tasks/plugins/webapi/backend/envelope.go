@@ -41,7 +41,7 @@ type envelope struct {
 
 func (e envelope) encode() []byte {
 	b := make([]byte, 0, 32+len(e.Deployment)+len(e.PluginVersion)+len(e.Inner))
-	b = append(b, envelopeMagic, envelopeFormat, byte(e.Mode), byte(e.Phase), e.InnerVersion)
+	b = append(b, envelopeMagic, envelopeFormat, byte(e.Mode), byte(e.Phase), e.InnerVersion) //nolint:gosec // phases are not negative
 	b = binary.AppendUvarint(b, uint64(e.Version))
 	b = binary.AppendUvarint(b, e.Info)
 	b = binary.AppendVarint(b, e.At)
@@ -65,7 +65,7 @@ func decodeEnvelope(b []byte) (envelope, error) {
 	r := reader{b: b[5:]}
 	e := envelope{
 		Mode: client.Mode(b[2]), Phase: core.Phase(b[3]), InnerVersion: b[4], //nolint:gosec // phases are below 128
-		Version: uint32(min(r.uvarint(), math.MaxUint32)), //nolint:gosec // bounded just here
+		Version: uint32(min(r.uvarint(), math.MaxUint32)),
 		Info:    r.uvarint(),
 		At:      r.varint(), Since: r.varint(),
 	}

@@ -2,7 +2,6 @@ package backend_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/gob"
 	"testing"
 	"time"
@@ -259,7 +258,8 @@ func TestAbort(t *testing.T) {
 		until  pluginscore.Phase
 	}{
 		{"a running job is deleted", 0, pluginscore.PhaseRunning},
-		{"a job that is still being created is deleted once it is there", 1500 * time.Millisecond, pluginscore.PhaseQueued},
+		{"a job that is being created is waited for and deleted", 1200 * time.Millisecond, pluginscore.PhaseQueued},
+		{"a job that takes longer to create than an abort waits is deleted in the background", 3 * time.Second, pluginscore.PhaseQueued},
 	} {
 		t.Run(tc.reason, func(t *testing.T) {
 			t.Parallel()
@@ -306,13 +306,13 @@ func TestDeploymentRemovedFromConfiguration(t *testing.T) {
 	require.NoError(t, err)
 	without := *w.cfg
 	without.Deployments = map[string]*config.Deployment{}
-	w.system.Apply(context.Background(), &without)
+	w.system.Apply(t.Context(), &without)
 	require.Eventually(t, func() bool {
 		_, err := run.Round(w.ctx)
 		require.NoError(t, err)
 		return containsAny(reasons(run.Events()), "put plugins.backend.deployments.default back")
 	}, limit, 50*time.Millisecond)
-	w.system.Apply(context.Background(), w.cfg)
+	w.system.Apply(t.Context(), w.cfg)
 	b.SetJob("", succeeded(1))
 	require.True(t, w.finish(run).Succeeded)
 }

@@ -22,7 +22,7 @@ func writeOutputs(ctx context.Context, sCtx webapi.StatusContext, meta resourceM
 	}
 	declared := tmpl.GetInterface().GetOutputs().GetVariables()
 	if len(declared) == 0 {
-		return nil, nil
+		return nil, nil //nolint:nilnil // no problem and no error
 	}
 	if job.Outputs != nil {
 		if wrong := mismatch(declared, job.Outputs.GetLiterals()); wrong != "" {

@@ -113,7 +113,7 @@ func (p plugin) begin(ctx context.Context, h *handling, req *client.CreateReques
 		op = config.CallExecute
 	}
 	name, t := h.env.Deployment, h.task
-	return t.begin(ctx, req.Target,
+	return t.begin(ctx, req.Target, op == config.CallExecute,
 		func(ctx context.Context, c *call) {
 			d, err := p.s.pool.get(name, op)
 			if err != nil {
@@ -242,7 +242,7 @@ func (p plugin) settle(ctx context.Context, dCtx webapi.DeleteContext) error {
 	if c == nil {
 		return nil
 	}
-	if h.env.Mode == client.Sync {
+	if c.sync {
 		c.cancel()
 		return nil
 	}

@@ -9,14 +9,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	pluginmachinery "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery"
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/k8s"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/webapi"
 	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
 	"github.com/flyteorg/flyte/flytestdlib/logger"
-
-	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 )
 
 // discoveryWait bounds how long propeller's start waits for services to say what they serve.
@@ -56,9 +55,12 @@ func (g *registration) onConfig(ctx context.Context, cfg *config.Config) {
 		return
 	}
 	g.registered = true
-	valid := validate(cfg) == nil // an error is reported by the loader: a handler cannot stop propeller
+	err := validate(cfg)
+	if err != nil { // a handler cannot stop propeller; the loader will, with the same error
+		logger.Errorf(ctx, "the configuration of plugin %q is invalid: %v", ID, err)
+	}
 	var discovered []string
-	if valid {
+	if err == nil {
 		g.waiting = newSystem(cfg)
 		wait, cancel := context.WithTimeout(ctx, discoveryWait)
 		g.waiting.reg.Refresh(wait)

@@ -208,7 +208,7 @@ func TestSlowCreateHoldsNoWorker(t *testing.T) {
 func TestTemplateWithoutAType(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t)
-	w := newWorld(t, func(c *config.Config) {}, b)
+	w := newWorld(t, nil, b)
 	out := w.finish(w.start(taskrunner.Task{Template: template("")}))
 	require.False(t, out.Succeeded)
 	require.Equal(t, backend.CodeBadTemplate, out.Error.GetCode())
@@ -353,9 +353,7 @@ func TestArraySubtasks(t *testing.T) {
 	w := newWorld(t, nil, b)
 	run := w.start(taskrunner.Task{Template: template(myTask), Environment: map[string]string{"BATCH_JOB_ARRAY_INDEX_VAR_NAME": "FLYTE_K8S_ARRAY_INDEX"}})
 	fake := func() {
-		s := run.State()
-		s.PluginState, s.PluginStateVersion = []byte{3, 4, 0, 2}, 0
-		run.SetState(handler.TaskNodeState{PluginPhase: s.PluginPhase, PluginState: s.PluginState})
+		run.SetState(handler.TaskNodeState{PluginPhase: run.State().PluginPhase, PluginState: []byte{3, 4, 0, 2}})
 	}
 	for range 3 {
 		_, err := run.Round(w.ctx)

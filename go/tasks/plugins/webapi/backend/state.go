@@ -40,10 +40,12 @@ func readRecord(tCtx core.TaskExecutionContext) (record, error) {
 			return rec, nil
 		}
 		var raw []byte
-		if err := gob.NewDecoder(bytes.NewReader(ts.PluginState)).Decode(&raw); err != nil {
+		err := gob.NewDecoder(bytes.NewReader(ts.PluginState)).Decode(&raw)
+		if err != nil {
 			return rec, fmt.Errorf("%w: %w", errEnvelope, err)
 		}
-		return rec, rec.open(raw)
+		rec.env, err = openEnvelope(raw)
+		return rec, err
 	}
 	if tCtx.PluginStateReader().GetStateVersion() != stateVersion {
 		// A built-in plugin's state of version 0 looks like none; the router remembers what it decided.
@@ -51,19 +53,17 @@ func readRecord(tCtx core.TaskExecutionContext) (record, error) {
 		return rec, nil
 	}
 	var raw []byte
-	if _, err := tCtx.PluginStateReader().Get(&raw); err != nil {
+	_, err := tCtx.PluginStateReader().Get(&raw)
+	if err != nil {
 		return rec, fmt.Errorf("%w: %w", errEnvelope, err)
 	}
-	return rec, rec.open(raw)
+	rec.env, err = openEnvelope(raw)
+	return rec, err
 }
 
-func (r *record) open(raw []byte) error {
+func openEnvelope(raw []byte) (*envelope, error) {
 	env, err := decodeEnvelope(raw)
-	if err != nil {
-		return err
-	}
-	r.env = &env
-	return nil
+	return &env, err
 }
 
 func isArraySubtask(tCtx core.TaskExecutionContext) bool {
@@ -101,14 +101,14 @@ type innerState struct {
 
 func (s *innerState) GetStateVersion() uint8 { return s.version }
 
-func (s *innerState) Get(t interface{}) (uint8, error) {
+func (s *innerState) Get(t any) (uint8, error) {
 	if len(s.old) == 0 {
 		return 0, nil
 	}
 	return s.version, gob.NewDecoder(bytes.NewReader(s.old)).Decode(t)
 }
 
-func (s *innerState) Put(version uint8, v interface{}) error {
+func (s *innerState) Put(version uint8, v any) error {
 	b, err := encodeGob(v)
 	if err != nil {
 		return err
@@ -124,7 +124,7 @@ func (s *innerState) Reset() error {
 }
 
 // differs compares by value: gob numbers its types by process, so the bytes of an equal state differ after a restart.
-func (s *innerState) differs(v interface{}, encoded []byte) (bool, error) {
+func (s *innerState) differs(v any, encoded []byte) (bool, error) {
 	if len(s.old) == 0 {
 		return true, nil
 	}
@@ -136,7 +136,7 @@ func (s *innerState) differs(v interface{}, encoded []byte) (bool, error) {
 	return !bytes.Equal(again, encoded), err
 }
 
-func encodeGob(v interface{}) ([]byte, error) {
+func encodeGob(v any) ([]byte, error) {
 	var b bytes.Buffer
 	err := gob.NewEncoder(&b).Encode(v)
 	return b.Bytes(), err

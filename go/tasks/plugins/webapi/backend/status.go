@@ -52,7 +52,7 @@ func (p plugin) Status(ctx context.Context, sCtx webapi.StatusContext) (pluginsc
 	now := time.Now()
 	switch {
 	case v.fatal != nil:
-		return polledToDeath(v.fatal, meta, v.job), nil
+		return polledToDeath(v.fatal, meta, v.job), nil //nolint:nilerr // the phase tells of it
 	case v.outage.count > 0 && now.Sub(v.outage.since) > p.s.config().Poll.MaxOutage.Duration:
 		return failed(&core.ExecutionError{
 			Code: CodeUnreachable, Kind: core.ExecutionError_SYSTEM,
@@ -90,10 +90,11 @@ func (p plugin) jobStatus(ctx context.Context, sCtx webapi.StatusContext, meta r
 		return pluginscore.PhaseInfoRunning(0, info), nil
 	case core.TaskExecution_SUCCEEDED:
 		info := taskInfo(job, meta, pluginscore.PhaseSuccess)
-		if problem, err := writeOutputs(ctx, sCtx, meta, job); err != nil || problem != nil {
-			if err != nil {
-				return pluginscore.PhaseInfoUndefined, err
-			}
+		problem, err := writeOutputs(ctx, sCtx, meta, job)
+		if err != nil {
+			return pluginscore.PhaseInfoUndefined, err
+		}
+		if problem != nil {
 			return failed(problem, problem.GetCode() == CodeOutputsMissing, false, info), nil
 		}
 		addReason(info, message)

@@ -120,7 +120,7 @@ func (s *system) wake(t *task) {
 	t.waking = true
 	go func() {
 		for _, pause := range wakeDelays {
-			time.Sleep(pause)
+			<-time.After(pause)
 			if !t.pending() {
 				break
 			}

@@ -116,11 +116,12 @@ func (t *task) prefix() string {
 
 func (t *task) lastTouched() time.Time { return time.Unix(0, t.touched.Load()) }
 
-// abandon cancels a call that nobody waits for any more.
+// abandon cancels a synchronous call that nobody waits for any more. A create is not cancelled: the service may have begun
+// with the job, and its answer is what the job can be deleted by.
 func (t *task) abandon() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.call != nil {
+	if t.call != nil && t.call.sync {
 		t.call.cancel()
 	}
 }
@@ -129,6 +130,7 @@ func (t *task) abandon() {
 type call struct {
 	cancel context.CancelFunc
 	target client.Target
+	sync   bool
 	done   chan struct{}
 	// Set before done is closed.
 	id  client.JobID
@@ -148,11 +150,11 @@ func (c *call) finished() bool {
 
 // begin starts run beside the caller. A call keeps the values of ctx but neither its deadline nor its cancellation, since a
 // round of propeller is shorter than a call; run sets the time limit.
-func (t *task) begin(ctx context.Context, target client.Target, run func(context.Context, *call), after func()) *call {
+func (t *task) begin(ctx context.Context, target client.Target, sync bool, run func(context.Context, *call), after func()) *call {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	c := &call{cancel: cancel, target: target, done: make(chan struct{})}
+	c := &call{cancel: cancel, target: target, sync: sync, done: make(chan struct{})}
 	t.call = c
 	go func() {
 		defer cancel()

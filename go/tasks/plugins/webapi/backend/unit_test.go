@@ -179,7 +179,7 @@ func TestClaims(t *testing.T) {
 			original := tc.tp.DefaultForTaskTypes
 			c := claim(&tc.cfg, tc.discovered, plugins, tc.tp)
 			require.Equal(t, tc.types, c.types)
-			require.Equal(t, len(tc.left), len(c.left))
+			require.Len(t, c.left, len(tc.left))
 			for _, left := range tc.left {
 				require.NotEmpty(t, c.left[left])
 				require.Contains(t, c.String(), "not "+left)
@@ -201,15 +201,15 @@ func TestNoPlugin(t *testing.T) {
 	t.Parallel()
 	b := &builtIns{fallback: &builtIn{noPlugin{}, "none"}}
 	tr := &mocks.TaskReader{}
-	tr.EXPECT().Read(context.Background()).Return(&core.TaskTemplate{Type: "lonely"}, nil)
+	tr.EXPECT().Read(t.Context()).Return(&core.TaskTemplate{Type: "lonely"}, nil)
 	tCtx := &mocks.TaskExecutionContext{}
 	tCtx.EXPECT().TaskReader().Return(tr)
 	p := b.forType("lonely")
-	_, err := p.Handle(context.Background(), tCtx)
+	_, err := p.Handle(t.Context(), tCtx)
 	require.ErrorIs(t, err, errNoPlugin)
 	require.ErrorContains(t, err, `"lonely"`)
-	require.NoError(t, p.Abort(context.Background(), tCtx))
-	require.NoError(t, p.Finalize(context.Background(), tCtx))
+	require.NoError(t, p.Abort(t.Context(), tCtx))
+	require.NoError(t, p.Finalize(t.Context(), tCtx))
 	require.False(t, b.serves("lonely"))
 	require.Equal(t, "none", p.GetID())
 }
@@ -244,23 +244,23 @@ func (s shortNamed) GetProperties() pluginscore.PluginProperties {
 func TestGateLetsOneFirst(t *testing.T) {
 	t.Parallel()
 	g := newGate()
-	leave, err := g.enter(context.Background(), "t")
+	leave, err := g.enter(t.Context(), "t")
 	require.NoError(t, err)
 	var wg sync.WaitGroup
 	in := make(chan time.Time, 10)
 	for range 10 {
 		wg.Go(func() {
-			l, err := g.enter(context.Background(), "t")
+			l, err := g.enter(t.Context(), "t")
 			if err == nil {
 				in <- time.Now()
 				l()
 			}
 		})
 	}
-	other, err := g.enter(context.Background(), "another type")
+	other, err := g.enter(t.Context(), "another type")
 	require.NoError(t, err)
 	other()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = g.enter(ctx, "t")
 	require.ErrorIs(t, err, context.Canceled)
@@ -380,7 +380,7 @@ func TestForgottenWorkflows(t *testing.T) {
 	now := time.Now()
 	old := ts.touch("old", identity{}, meta, now)
 	cancelled := false
-	old.call = &call{cancel: func() { cancelled = true }, done: make(chan struct{})}
+	old.call = &call{cancel: func() { cancelled = true }, sync: true, done: make(chan struct{})}
 	ts.touch("new", identity{}, meta, now.Add(2*forgetAfter))
 	require.Nil(t, ts.lookup("old"))
 	require.True(t, cancelled)

@@ -67,15 +67,15 @@ type stateContext struct {
 
 func (c stateContext) PluginStateReader() pluginscore.PluginStateReader { return c }
 func (c stateContext) PluginStateWriter() pluginscore.PluginStateWriter { return c }
-func (c stateContext) GetStateVersion() uint8                           { return uint8(c.p.version.Load()) } //nolint:gosec // it came from a uint8
-func (c stateContext) Get(v interface{}) (uint8, error) {
+func (c stateContext) GetStateVersion() uint8                           { return uint8(c.p.version.Load()) }
+func (c stateContext) Get(v any) (uint8, error) {
 	if c.p.state == nil {
 		return c.GetStateVersion(), nil
 	}
 	return c.GetStateVersion(), gob.NewDecoder(bytes.NewReader(c.p.state)).Decode(v)
 }
 
-func (c stateContext) Put(version uint8, v interface{}) error {
+func (c stateContext) Put(version uint8, v any) error {
 	var buf bytes.Buffer
 	if err := gob.NewEncoder(&buf).Encode(v); err != nil {
 		return err
