@@ -25,7 +25,9 @@ type Decision struct {
 	Deployment    string
 	PluginVersion string
 	Mode          client.Mode
-	// Reason says in a few words why, for logs and metrics readers.
+	// Routed tells that a route decided, not discovery.
+	Routed bool
+	// Reason says in a few words why, for people.
 	Reason string
 }
 
@@ -127,7 +129,7 @@ func (s *Snapshot) Resolve(q Query) (Decision, bool) {
 // does not list the type: explicit beats discovery.
 func (s *Snapshot) routed(r config.Route, q Query) Decision {
 	d := Decision{
-		Deployment: config.Canonical(r.Deployment), PluginVersion: r.PluginVersion,
+		Deployment: config.Canonical(r.Deployment), PluginVersion: r.PluginVersion, Routed: true,
 		Reason: "routed to " + config.Canonical(r.Deployment),
 	}
 	best, found := s.best(q, d.Deployment, r.PluginVersion)

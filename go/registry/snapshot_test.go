@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ func TestResolve(t *testing.T) {
 		reason string
 		routes []config.Route
 		regs   offers
-		want   Decision // without its reason
+		want   Decision // without its reason and what that says
 		none   bool
 	}{
 		{reason: "nobody serves it", regs: offers{"a": {reg("other", "v1")}}, none: true},
@@ -79,8 +80,9 @@ func TestResolve(t *testing.T) {
 			require.Equal(t, !tt.none, ok)
 			if ok {
 				assert.Contains(t, got.Reason, tt.want.Deployment)
+				assert.Equal(t, strings.HasPrefix(got.Reason, "routed to"), got.Routed)
 			}
-			got.Reason = ""
+			got.Reason, got.Routed = "", false
 			assert.Equal(t, tt.want, got)
 		})
 	}

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"database/sql"
 	_ "embed"
@@ -33,7 +34,7 @@ const elementsSchema = `CREATE TABLE elements (
 
 // writeElements writes the embedded database into dir and returns its path. The name holds a hash of the content, so
 // a service of another version that shares the folder has a file of its own, and a complete file is never touched.
-func writeElements(dir string) (path string, err error) {
+func writeElements(ctx context.Context, dir string) (path string, err error) {
 	sum := sha256.Sum256(append([]byte(elementsSchema), elementsCSV...))
 	path = filepath.Join(dir, fmt.Sprintf("elements-%x.sqlite", sum[:6]))
 	if _, err := os.Stat(path); err == nil {
@@ -45,7 +46,7 @@ func writeElements(dir string) (path string, err error) {
 	}
 	defer os.RemoveAll(tmp)
 	file := filepath.Join(tmp, "db")
-	if err := fillElements(file); err != nil {
+	if err := fillElements(ctx, file); err != nil {
 		return "", fmt.Errorf("sqlite: write the embedded database: %w", err)
 	}
 	if err := os.Rename(file, path); err != nil {
@@ -54,7 +55,7 @@ func writeElements(dir string) (path string, err error) {
 	return path, nil
 }
 
-func fillElements(file string) (err error) {
+func fillElements(ctx context.Context, file string) (err error) {
 	records, err := csv.NewReader(bytes.NewReader(elementsCSV)).ReadAll()
 	if err != nil {
 		return fmt.Errorf("read elements.csv: %w", err)
@@ -64,15 +65,16 @@ func fillElements(file string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	tx, err := db.Begin()
+	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
-	if _, err := tx.Exec(elementsSchema); err != nil {
+	if _, err := tx.ExecContext(ctx, elementsSchema); err != nil {
 		return err
 	}
 	header := records[0]
+	//nolint:gosec // G201: the names are the embedded file's own header, and the values are bound
 	insert := fmt.Sprintf("INSERT INTO elements (%s) VALUES (?%s)", strings.Join(header, ", "), strings.Repeat(", ?", len(header)-1))
 	for _, record := range records[1:] {
 		values := make([]any, len(record))
@@ -81,7 +83,7 @@ func fillElements(file string) (err error) {
 				values[i] = v
 			}
 		}
-		if _, err := tx.Exec(insert, values...); err != nil {
+		if _, err := tx.ExecContext(ctx, insert, values...); err != nil {
 			return fmt.Errorf("element %s: %w", record[0], err)
 		}
 	}

@@ -39,7 +39,7 @@ func systemError(code string, err error) error {
 func failed(err error) *admin.Resource {
 	var e *jobError
 	if !errors.As(err, &e) {
-		e = systemError("Internal", err).(*jobError)
+		e = &jobError{"Internal", admin.AgentError_RECOVERABLE, core.ExecutionError_SYSTEM, err}
 	}
 	return &admin.Resource{
 		Phase:      core.TaskExecution_FAILED,

@@ -49,7 +49,7 @@ func (s *Service) unpack(ctx context.Context, archive, path string) error {
 	if err != nil {
 		return userError("NotADatabase", fmt.Errorf("compressed is true, and the file that uri names is no zip file: %w", err))
 	}
-	defer z.Close()
+	defer z.Close() //nolint:errcheck // it was only read
 	var files []*zip.File
 	for _, f := range z.File {
 		// macOS adds a shadow of every file.

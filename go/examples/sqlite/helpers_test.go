@@ -90,11 +90,9 @@ func start(t *testing.T, opts Options) (client, *Service) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, lis, s) }()
-	t.Cleanup(func() {
-		cancel()
+	go func() { done <- Serve(t.Context(), lis, s) }()
+	t.Cleanup(func() { // by then the test's context has ended
 		if err := <-done; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
@@ -103,6 +101,7 @@ func start(t *testing.T, opts Options) (client, *Service) {
 }
 
 func ctxFor(t *testing.T, key string) context.Context {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	if key != "" {

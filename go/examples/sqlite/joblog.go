@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"time"
 )
@@ -12,16 +13,18 @@ import (
 // it never fails a job.
 type jobLog struct {
 	f    *os.File
+	log  *slog.Logger // where trouble with it goes
 	last string
 }
 
 func (s *Service) openLog(j *job) *jobLog {
+	log := s.opts.Log.With("job", j.id)
 	f, err := os.OpenFile(s.logPath(j.id), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		s.opts.Log.Warn("sqlite: the job gets no log", "job", j.id, "error", err)
+		log.Warn("sqlite: the job gets no log", "error", err)
 		return &jobLog{}
 	}
-	l := &jobLog{f: f}
+	l := &jobLog{f: f, log: log}
 	l.line(fmt.Sprintf("run %d: %s", j.runs, j.message))
 	return l
 }
@@ -32,7 +35,10 @@ func (l *jobLog) line(text string) {
 		return
 	}
 	l.last = text
-	fmt.Fprintf(l.f, "%s %s\n", time.Now().UTC().Format(time.RFC3339), text)
+	if _, err := fmt.Fprintf(l.f, "%s %s\n", time.Now().UTC().Format(time.RFC3339), text); err != nil {
+		l.log.Warn("sqlite: the job's log ends early", "error", err)
+		l.close()
+	}
 }
 
 // sameStep compares two lines without their numbers.
@@ -49,10 +55,13 @@ func withoutDigits(s string) string {
 }
 
 func (l *jobLog) close() {
-	if l.f != nil {
-		l.f.Close()
-		l.f = nil
+	if l.f == nil {
+		return
 	}
+	if err := l.f.Close(); err != nil {
+		l.log.Warn("sqlite: the job's log may lack its end", "error", err)
+	}
+	l.f = nil
 }
 
 func (s *Service) removeLog(id string) {

@@ -27,9 +27,11 @@ type destination struct {
 
 // destinationFor refuses what this example cannot write to, before any work is done.
 func destinationFor(prefix, id string, out *output) (destination, error) {
-	folder, err := jobFolder(prefix, id)
-	if err != nil {
-		return destination{}, userError("UnsupportedOutput", err)
+	folder, ok := jobFolder(prefix, id)
+	if !ok {
+		return destination{}, userError("UnsupportedOutput", fmt.Errorf("the output prefix %q is not supported: "+
+			"this service writes to file:///path and to absolute paths only; "+
+			"in propeller, storage of type local (or a raw output prefix of file:///...) leads there", redact(prefix)))
 	}
 	// The uri keeps the form of the prefix: whoever wrote file:// there gets it back.
 	base := strings.TrimRight(prefix, "/") + "/" + id + "/" + out.name
@@ -39,14 +41,14 @@ func destinationFor(prefix, id string, out *output) (destination, error) {
 	return destination{out: out, file: filepath.Join(folder, out.name+".parquet"), uri: base + ".parquet"}, nil
 }
 
-// jobFolder is the folder below the output prefix that holds everything one job writes, and nothing else.
-func jobFolder(prefix, id string) (string, error) {
+// jobFolder is the folder below the output prefix that holds everything one job writes, and nothing else; false
+// when the prefix leads to no place that this example can write to.
+func jobFolder(prefix, id string) (string, bool) {
 	dir, ok := localPath(prefix)
 	if !ok {
-		return "", fmt.Errorf("the output prefix %q is not supported: this service writes to file:///path and to absolute paths only; "+
-			"in propeller, storage of type local (or a raw output prefix of file:///...) leads there", redact(prefix))
+		return "", false
 	}
-	return filepath.Join(dir, id), nil
+	return filepath.Join(dir, id), true
 }
 
 // write stores the result and describes it as the output's type asks.
@@ -117,6 +119,7 @@ func datasetType(t *table, kinds []kindOf) *core.StructuredDatasetType {
 // writeFile makes the file appear in one piece: whoever sees it sees all of it, also after a power cut.
 func writeFile(path string, t *table, kinds []kindOf) (err error) {
 	dir := filepath.Dir(path)
+	//nolint:gosec // G301: the task that reads the result may run as another user
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}

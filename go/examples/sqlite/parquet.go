@@ -32,8 +32,9 @@ func (k kindOf) node() parquet.Node {
 		return parquet.Optional(parquet.Leaf(parquet.DoubleType))
 	case kindBytes:
 		return parquet.Optional(parquet.Leaf(parquet.ByteArrayType))
+	default: // kindString, which has room for every value
+		return parquet.Optional(parquet.String())
 	}
-	return parquet.Optional(parquet.String())
 }
 
 func (k kindOf) schemaType() core.SchemaType_SchemaColumn_SchemaColumnType {
@@ -42,8 +43,9 @@ func (k kindOf) schemaType() core.SchemaType_SchemaColumn_SchemaColumnType {
 		return core.SchemaType_SchemaColumn_INTEGER
 	case kindDouble:
 		return core.SchemaType_SchemaColumn_FLOAT
+	default: // kindString, and kindBytes, for which there is none
+		return core.SchemaType_SchemaColumn_STRING
 	}
-	return core.SchemaType_SchemaColumn_STRING // there is none for bytes
 }
 
 func (k kindOf) simpleType() core.SimpleType {
@@ -54,8 +56,9 @@ func (k kindOf) simpleType() core.SimpleType {
 		return core.SimpleType_FLOAT
 	case kindBytes:
 		return core.SimpleType_BINARY
+	default: // kindString, which has room for every value
+		return core.SimpleType_STRING
 	}
-	return core.SimpleType_STRING
 }
 
 // kinds decides each column's type: that of its values if they agree, double for whole and broken numbers together
@@ -116,6 +119,7 @@ func (k kindOf) value(v any) parquet.Value {
 			return parquet.Int64Value(v)
 		case kindDouble:
 			return parquet.DoubleValue(float64(v))
+		default: // kindString: its text, below; kindBytes has no numbers, see kinds
 		}
 	case float64:
 		if k == kindDouble {

@@ -34,7 +34,7 @@ func (s *Service) query(ctx context.Context, src source, st statement, progress 
 	if err != nil {
 		return nil, systemError("DatabaseUnavailable", err)
 	}
-	defer r.close()
+	defer r.close() //nolint:errcheck // it only read
 
 	t, err := s.read(ctx, r, st, progress)
 	if err == nil {
@@ -175,12 +175,12 @@ func explain(err error, bound bool) error {
 	return userError("QueryFailed", fmt.Errorf("the query failed: %w", err))
 }
 
-// wait lets a job that was too quick go on until min has passed since start.
-func wait(ctx context.Context, start time.Time, min time.Duration, report func(left time.Duration)) error {
+// wait lets a job that was too quick go on until least has passed since start.
+func wait(ctx context.Context, start time.Time, least time.Duration, report func(left time.Duration)) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left := min - time.Since(start)
+		left := least - time.Since(start)
 		if left <= 0 {
 			return nil
 		}

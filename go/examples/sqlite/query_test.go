@@ -192,12 +192,15 @@ func TestOutputPrefix(t *testing.T) {
 		req := request(t, "SELECT 1 AS one", nil, datasetOutput("parquet"))
 		res := outcome(t, c, req)
 		var files []string
-		filepath.WalkDir(strings.TrimPrefix(req.GetOutputPrefix(), "file://"), func(p string, d os.DirEntry, err error) error {
+		err := filepath.WalkDir(strings.TrimPrefix(req.GetOutputPrefix(), "file://"), func(p string, d os.DirEntry, err error) error {
 			if err == nil && !d.IsDir() {
 				files = append(files, "file://"+p)
 			}
 			return err
 		})
+		if err != nil {
+			t.Error(err)
+		}
 		if !reflect.DeepEqual(files, []string{uriOf(res)}) {
 			t.Errorf("files = %v, want %s", files, uriOf(res))
 		}

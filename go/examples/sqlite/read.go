@@ -67,7 +67,7 @@ func readParquet(path string, n int) (columns []string, rows [][]any, err error)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	info, err := f.Stat()
 	if err != nil {
 		return nil, nil, err

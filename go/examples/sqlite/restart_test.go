@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"net"
 	"os"
@@ -56,7 +57,7 @@ func TestKill(t *testing.T) {
 	cmd.Wait()
 
 	after, _ := start(t, Options{Dir: dir})
-	if id := create(t, after, "k", req); string(id) != string(ids[0]) {
+	if id := create(t, after, "k", req); !bytes.Equal(id, ids[0]) {
 		t.Errorf("after the kill, the same key made another job: %s, not %s", id, ids[0])
 	}
 	for i, id := range ids {

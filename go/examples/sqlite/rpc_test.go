@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -281,7 +282,7 @@ func TestDelete(t *testing.T) {
 		if _, rows, err := ReadRows(uriOf(kept), -1); err != nil || len(rows) != 118 {
 			t.Errorf("the other job's result has %d rows, %v", len(rows), err)
 		}
-		if again := create(t, c, "k", req); string(again) == string(id) {
+		if again := create(t, c, "k", req); bytes.Equal(again, id) {
 			t.Error("the key of a deleted job leads to the deleted job")
 		}
 	})

@@ -229,8 +229,8 @@ func (s *Service) removeOutput(j *job) error {
 	if err != nil {
 		return err
 	}
-	folder, err := jobFolder(req.GetOutputPrefix(), j.id)
-	if err != nil {
+	folder, ok := jobFolder(req.GetOutputPrefix(), j.id)
+	if !ok {
 		return nil // such a job wrote nothing
 	}
 	if err := os.RemoveAll(folder); err != nil {

@@ -27,7 +27,7 @@ func scalar(name string, inputs map[string]*core.Literal) (any, error) {
 		lit = lit.GetScalar().GetUnion().GetValue()
 	}
 	if lit.GetScalar().GetNoneType() != nil {
-		return nil, nil
+		return nil, nil //nolint:nilnil // nil is the value: it is how Go's database drivers write NULL
 	}
 	switch v := lit.GetScalar().GetPrimitive().GetValue().(type) {
 	case *core.Primitive_Integer:

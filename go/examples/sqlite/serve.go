@@ -41,6 +41,9 @@ func Serve(ctx context.Context, lis net.Listener, s *Service, opts ...grpc.Serve
 	cut := time.AfterFunc(s.opts.DrainTimeout, srv.Stop)
 	srv.GracefulStop()
 	cut.Stop()
-	<-served
+	// ErrServerStopped: ctx ended before Serve had begun.
+	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return errors.Join(fmt.Errorf("sqlite: serve on %s: %w", lis.Addr(), err), s.Close())
+	}
 	return s.Close()
 }

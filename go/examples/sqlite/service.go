@@ -139,19 +139,21 @@ func New(opts Options) (*Service, error) {
 			return nil, fmt.Errorf("sqlite: make the jobs folder: %w", err)
 		}
 	}
-	elements, err := writeElements(opts.Dir)
+	ctx, stop := context.WithCancel(context.Background())
+	elements, err := writeElements(ctx, opts.Dir)
 	if err != nil {
+		stop()
 		return nil, err
 	}
-	st, err := openStore(filepath.Join(opts.Dir, "jobs.sqlite"), opts.Lease)
+	st, err := openStore(ctx, filepath.Join(opts.Dir, "jobs.sqlite"), opts.Lease)
 	if err != nil {
+		stop()
 		return nil, err
 	}
 	s := &Service{
-		opts: opts, store: st, elements: elements,
+		opts: opts, store: st, elements: elements, ctx: ctx, stop: stop,
 		wake: make(chan struct{}, 1), runs: map[string]*run{},
 	}
-	s.ctx, s.stop = context.WithCancel(context.Background())
 	for range opts.Workers {
 		s.workers.Go(s.work)
 	}

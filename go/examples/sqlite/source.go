@@ -94,7 +94,7 @@ func (s *Service) locate(ctx context.Context, t *task, tmp string, report func(s
 
 // checkLocal keeps a task away from the service's own folder, where other people's inputs are.
 func (s *Service) checkLocal(path string) error {
-	real, err := filepath.EvalSymlinks(path)
+	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return userError("DatabaseUnavailable", fmt.Errorf("the database file: %w", err))
 	}
@@ -102,7 +102,7 @@ func (s *Service) checkLocal(path string) error {
 	if err != nil {
 		return systemError("JobsFolder", err)
 	}
-	if rel, err := filepath.Rel(dir, real); err == nil && filepath.IsLocal(rel) {
+	if rel, err := filepath.Rel(dir, resolved); err == nil && filepath.IsLocal(rel) {
 		return userError("DatabaseUnavailable", fmt.Errorf("%s belongs to the service and is no task's database", path))
 	}
 	return nil
@@ -115,7 +115,7 @@ func checkMagic(path string) error {
 	if err != nil {
 		return userError("DatabaseUnavailable", fmt.Errorf("the database file: %w", err))
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	head := make([]byte, len(magic))
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -176,6 +176,7 @@ func (r *reader) authorize(action driver.AuthorizerActionCode, arg1, arg2, _, _ 
 		case "table_info", "table_xinfo", "table_list", "index_list", "index_info", "foreign_key_list", "data_version":
 			return driver.AuthorizerOK
 		}
+	default: // it writes, reaches for another file, or is newer than this list: denied below
 	}
 	if r.denied == "" {
 		r.denied = describe(action, arg1)

@@ -60,17 +60,21 @@ func TestSources(t *testing.T) {
 
 	mux := http.NewServeMux()
 	serve := func(pattern string, b []byte) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) { w.Write(b) })
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
+			w.Write(b) //nolint:errcheck // the service hangs up on what is too big
+		})
 	}
 	serve("/db", raw)
 	serve("/db.zip", zipped(t, map[string][]byte{"db": raw}))
 	serve("/big", make([]byte, 2<<20))
 	serve("/bomb.zip", zipped(t, map[string][]byte{"db": make([]byte, 2<<20)}))
 	mux.HandleFunc("/down", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	mux.HandleFunc("/slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	mux.HandleFunc("/cut", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "1000")
-		w.Write(raw[:100])
+		if _, err := w.Write(raw[:100]); err != nil {
+			t.Error(err)
+		}
 	})
 	web := httptest.NewServer(mux)
 	defer web.Close()

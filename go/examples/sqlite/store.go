@@ -62,7 +62,7 @@ type job struct {
 	resource []byte
 }
 
-func openStore(path string, lease time.Duration) (*store, error) {
+func openStore(ctx context.Context, path string, lease time.Duration) (*store, error) {
 	db, err := sql.Open("sqlite", dsn(path, url.Values{
 		"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)"},
 		"_txlock": {"immediate"},
@@ -72,7 +72,7 @@ func openStore(path string, lease time.Duration) (*store, error) {
 	}
 	// One connection: SQLite has one writer anyway, and callers that queue in Go never meet SQLITE_BUSY.
 	db.SetMaxOpenConns(1)
-	if _, err := db.Exec(schema); err != nil {
+	if _, err := db.ExecContext(ctx, schema); err != nil {
 		return nil, errors.Join(fmt.Errorf("sqlite: prepare %s: %w", path, err), db.Close())
 	}
 	return &store{db: db, owner: newID(), lease: lease}, nil

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
+	"github.com/flyte-backend/flyte-backend/go/registry"
 	"github.com/flyte-backend/flyte-backend/go/taskrunner"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
@@ -227,6 +228,26 @@ func TestTaskStaysWithItsDeploymentAndVersion(t *testing.T) {
 	deployment, version := recorded(t, run)
 	require.Equal(t, "default", deployment)
 	require.Equal(t, "v1", version)
+}
+
+// TestLostRoundKeepsItsDecision: when propeller loses the first round, what the services register meanwhile changes nothing.
+func TestLostRoundKeepsItsDecision(t *testing.T) {
+	t.Parallel()
+	first := startBackend(t, backendtest.Plugin{TaskType: myTask, PluginVersion: "v1"})
+	second := startBackend(t)
+	first.Script(backendtest.Step{Resource: succeeded(1)})
+	w := newWorld(t, nil, first, second)
+	task := taskrunner.Task{Template: template(myTask)}
+	_, err := w.start(task).Round(w.ctx) // what it recorded is dropped
+	require.NoError(t, err)
+	second.SetPlugins(backendtest.Plugin{TaskType: myTask, PluginVersion: "v2"})
+	eventually(t, "the better version is known", func() bool {
+		d, ok := w.system.Snapshot().Resolve(registry.Query{TaskType: myTask})
+		return ok && d.PluginVersion == "v2"
+	})
+	require.True(t, w.finish(w.start(task)).Succeeded)
+	require.Len(t, first.Jobs(), 1)
+	require.Empty(t, second.Jobs())
 }
 
 func recorded(t *testing.T, run *taskrunner.Run) (deployment, version string) {

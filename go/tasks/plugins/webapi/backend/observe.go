@@ -16,7 +16,8 @@ type Decided struct {
 var observer atomic.Pointer[func(Decided)]
 
 // Observe sets the function that hears of every decision, beside the log and the metric; nil ends it. It is called in
-// propeller's workers and must not block. A decision is told again when propeller forgets a round.
+// propeller's workers and must not block. A decision is told again when propeller restarts
+// before it has recorded a first round.
 func Observe(f func(Decided)) {
 	if f == nil {
 		observer.Store(nil)

@@ -84,8 +84,13 @@ func (r *router) ownerOf(ctx context.Context, tCtx pluginscore.TaskExecutionCont
 	t := r.s.tasks.touch(own.key, id, tCtx.TaskExecutionMetadata(), now)
 	t.mu.Lock()
 	t.outputPrefix = tCtx.OutputWriter().GetOutputPrefixPath().String()
-	if !own.kept && t.memory != nil {
+	switch {
+	case !own.kept && t.memory != nil:
 		env := *t.memory
+		own.env = &env
+	case own.env == nil && own.fresh && t.pin != nil:
+		// Decided before, in a round that propeller has lost.
+		env := *t.pin
 		own.env = &env
 	}
 	builtIn := t.builtIn
@@ -96,7 +101,10 @@ func (r *router) ownerOf(ctx context.Context, tCtx pluginscore.TaskExecutionCont
 	case own.env != nil && (own.env.Deployment != "" || !deciding):
 		return own, nil
 	case builtIn, own.env == nil && !own.fresh && own.kept:
-		// A recorded state that is not ours is a built-in plugin's.
+		// A recorded state that is not ours is a built-in plugin's, and then there is nothing to remember.
+		if !own.fresh && own.kept {
+			r.s.tasks.forget(own.key)
+		}
 		own.builtIn, own.task = r.builtIns.forType(tmpl.GetType()), nil
 		return own, nil
 	}
@@ -127,7 +135,8 @@ func (r *router) decide(ctx context.Context, tmpl *core.TaskTemplate, id identit
 	default:
 		env.Deployment, env.PluginVersion, env.Mode, env.Since = d.Deployment, d.PluginVersion, d.Mode, 0
 		own.env = env
-		if deciding && own.task.decided(env) {
+		if deciding {
+			own.task.decided(*env)
 			logger.Infof(ctx, "task %s of type %q runs on backend deployment %q (plugin %s, %s): %s",
 				id, tmpl.GetType(), d.Deployment, d.PluginVersion, d.Mode, d.Reason)
 			Decided{Task: id.String(), TaskType: tmpl.GetType(), Deployment: d.Deployment, PluginVersion: d.PluginVersion, Why: d.Reason}.tell()
@@ -157,8 +166,11 @@ var explanations = map[string]string{
 func (r *router) count(own owner, how string) {
 	if mx := r.s.mx.Load(); mx != nil {
 		who := "backend"
-		if own.builtIn != nil {
+		switch {
+		case own.builtIn != nil:
 			who = "builtin"
+		case own.env.Deployment == "":
+			who = "held"
 		}
 		mx.decisions.WithLabelValues(who, how).Inc()
 	}
@@ -174,7 +186,7 @@ func (r *router) choose(tmpl *core.TaskTemplate, id identity, env *envelope) (*r
 		TaskType: tmpl.GetType(), TaskTypeVersion: tmpl.GetTaskTypeVersion(), Project: id.project, Domain: id.domain,
 	})
 	switch {
-	case ok && strings.HasPrefix(d.Reason, "routed"):
+	case ok && d.Routed:
 		return &d, reasonRoute
 	case ok:
 		return &d, reasonRegistered
@@ -234,7 +246,7 @@ func (r *router) hold(tCtx pluginscore.TaskExecutionContext, own owner, next env
 		next.Since = now.Unix()
 		r.count(own, reasonUnanswered)
 	}
-	r.wakeIn(own.task, r.s.config().Create.InitialBackoff.Duration)
+	r.wakeIn(own.task, r.s.config().DiscoveryInterval.Duration)
 	return r.report(tCtx, own, next, changed, pluginscore.PhaseInfoQueued(now, 0, fmt.Sprintf(
 		"waiting for a backend plugin service that registers this task type; not answering yet: %s",
 		strings.Join(r.s.reg.Snapshot().Unanswered(), ", "))))
@@ -307,8 +319,16 @@ func unchanged(env *envelope) pluginscore.PhaseInfo {
 	}
 }
 
-// wakeIn has propeller look at the task after a pause.
+// wakeIn has propeller look at the task after a pause, unless that is to happen sooner already: rounds that come for other
+// reasons must not each leave a timer behind.
 func (r *router) wakeIn(t *task, pause time.Duration) {
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.wakeAt.After(now) && !t.wakeAt.After(now.Add(pause)) {
+		return
+	}
+	t.wakeAt = now.Add(pause)
 	time.AfterFunc(pause, func() { r.s.enqueueOwner(t) })
 }
 

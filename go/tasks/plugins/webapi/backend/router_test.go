@@ -73,6 +73,7 @@ func TestFallbackToTheDefaultPluginMakesAPod(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.Zero(t, b.Calls(backendtest.Create))
+	require.Zero(t, w.system.Remembered(), "nothing is kept for tasks that are not ours")
 	require.NoError(t, run.Abort(w.ctx, "end"))
 
 	// The next task of the type goes to the service, without a restart.

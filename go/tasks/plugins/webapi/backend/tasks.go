@@ -81,8 +81,10 @@ type task struct {
 	outputPrefix string
 	// builtIn remembers that a built-in plugin was chosen, until propeller has recorded a first round.
 	builtIn bool
-	// pinned is the deployment that was decided on.
-	pinned string
+	// pin remembers the backend that was decided on, for as long.
+	pin *envelope
+	// wakeAt is when propeller is to look again.
+	wakeAt time.Time
 	// memory is the envelope of a task whose state propeller does not keep.
 	memory *envelope
 	// call is the create or execute that is under way or done.
@@ -228,13 +230,11 @@ func (t *task) pending() bool {
 	return t.heard != t.changes
 }
 
-// decided says whether this decision is news; it is made again when a round's state was lost.
-func (t *task) decided(env *envelope) bool {
+// decided remembers the decision, so that a round whose state propeller lost does not lead to another one.
+func (t *task) decided(env envelope) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	news := t.pinned != env.Deployment
-	t.pinned = env.Deployment
-	return news
+	t.pin = &envelope{Deployment: env.Deployment, PluginVersion: env.PluginVersion, Mode: env.Mode}
 }
 
 // remember keeps the envelope of a task whose state propeller does not keep.
