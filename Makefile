@@ -6,8 +6,9 @@ MAKEFLAGS += --no-print-directory
 
 # Knobs, each of which can be given on the command line: make race RACE_COUNT=5
 GO         ?= go
-# Results of tests that wait, poll and talk over sockets are not worth remembering: run them each time.
-TEST_FLAGS ?= -count=1
+# Results of tests that wait, poll and talk over sockets are not worth remembering: run them each time. They wait more than
+# they compute, so more of them run at once than there are cores.
+TEST_FLAGS ?= -count=1 -parallel=16
 RACE_COUNT ?= 2
 RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
 COVER_MIN  ?= 85
@@ -27,7 +28,7 @@ help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: bin/flyte-backend ## Build the command line and run its demo: services, propeller's engine and workflows in one process.
+demo: bin/flyte-backend ## Build the command line and run its demo: a SQL task, a fallback, a service killed in mid-task.
 	bin/flyte-backend demo
 
 ##@ Build
@@ -55,7 +56,7 @@ test: ## Run all tests (TEST_FLAGS).
 .PHONY: race
 race: ## Run the tests of concurrent packages under the race detector (RACE_COUNT times, RACE_PKGS). Needs cgo.
 	@$(FIRST)
-	CGO_ENABLED=1 $(GO) test -race -count=$(RACE_COUNT) -timeout 30m $(RACE_PKGS)
+	CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=$(RACE_COUNT) -timeout 30m $(RACE_PKGS)
 
 .PHONY: cover
 cover: ## Statement coverage of ./go/... by its own tests; fails below COVER_MIN percent.

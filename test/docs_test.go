@@ -111,3 +111,13 @@ func TestErrorTableIsDocumented(t *testing.T) {
 		require.Contains(t, doc, fmt.Sprintf("| %s | %s | %s |", r.Code, r.Class, r.Meaning))
 	}
 }
+
+func TestErrorCodesAreDocumented(t *testing.T) {
+	doc := read(t, "docs/operations.md")
+	for _, code := range []string{
+		backend.CodeUnreachable, backend.CodeFailed, backend.CodeAborted,
+		backend.CodeOutputsMissing, backend.CodeOutputsMismatch, backend.CodeBadTemplate,
+	} {
+		require.Contains(t, doc, "| `"+code+"` |")
+	}
+}

@@ -9,7 +9,7 @@ go=${GO:-go}
 profile=coverage.out
 
 # The figure that go test prints for a package is what its tests run of the whole tree here, which only confuses.
-"$go" test -count=1 -covermode=atomic -coverpkg=./go/... -coverprofile="$profile.all" ./go/... |
+"$go" test -count=1 -parallel=16 -covermode=atomic -coverpkg=./go/... -coverprofile="$profile.all" ./go/... |
 	sed -E -e '/^[[:space:]].*coverage: /d' -e '/^coverage: /d' -e 's/[[:space:]]+coverage: .*$//'
 
 module=$("$go" list -m -f '{{.Path}}')

@@ -87,7 +87,8 @@ at random. A deployment that says nothing (` + "`big: {}`" + `) is refused too, 
 ## Reload
 
 When the file changes, deployments and routes apply without a restart. What is registered with propeller is settled when
-propeller starts: the toggle, ` + "`taskTypes` and `webApi`" + ` need a restart.
+propeller starts: turning the toggle on, ` + "`taskTypes` and `webApi`" + ` need a restart. Turning the toggle
+off in a running propeller sends new tasks to built-in plugins, while running ones finish where they are.
 
 A reload that is invalid changes nothing: the last valid configuration stays in force, the error is logged, and the metric
 ` + "`config_reload_errors`" + ` rises. Two things to know about the loader:
