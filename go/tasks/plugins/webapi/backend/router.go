@@ -88,10 +88,9 @@ func (r *router) ownerOf(ctx context.Context, tCtx pluginscore.TaskExecutionCont
 	case !own.kept && t.memory != nil:
 		env := *t.memory
 		own.env = &env
-	case own.env == nil && own.fresh && t.pin != nil:
-		// Decided before, in a round that propeller has lost.
-		env := *t.pin
-		own.env = &env
+	case t.pin != nil && (own.env == nil && own.fresh || own.env != nil && own.env.Deployment == ""):
+		// Decided before, in a round that propeller has lost or had no reason to record.
+		own.env = t.pin.onto(own.env)
 	}
 	builtIn := t.builtIn
 	t.mu.Unlock()
@@ -133,10 +132,9 @@ func (r *router) decide(ctx context.Context, tmpl *core.TaskTemplate, id identit
 		}
 		own.task = nil
 	default:
-		env.Deployment, env.PluginVersion, env.Mode, env.Since = d.Deployment, d.PluginVersion, d.Mode, 0
-		own.env = env
+		own.env = envelope{Deployment: d.Deployment, PluginVersion: d.PluginVersion, Mode: d.Mode}.onto(env)
 		if deciding {
-			own.task.decided(*env)
+			own.task.decided(*own.env)
 			logger.Infof(ctx, "task %s of type %q runs on backend deployment %q (plugin %s, %s): %s",
 				id, tmpl.GetType(), d.Deployment, d.PluginVersion, d.Mode, d.Reason)
 			Decided{Task: id.String(), TaskType: tmpl.GetType(), Deployment: d.Deployment, PluginVersion: d.PluginVersion, Why: d.Reason}.tell()
@@ -221,7 +219,10 @@ func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecuti
 	trns, err := r.machinery.Handle(ctx, inner)
 	switch {
 	case h.pending:
-		return r.report(tCtx, own, next, false, r.underWay(own))
+		if own.env.Mode == client.Sync {
+			next.Since = 0 // the service has taken the call: what fails from now on is a new failure
+		}
+		return r.report(tCtx, own, next, next.Since != own.env.Since, r.underWay(own))
 	case h.err != nil:
 		return r.createFailed(ctx, tCtx, own, next, asCallError(h.err))
 	case err != nil:

@@ -237,6 +237,15 @@ func (t *task) decided(env envelope) {
 	t.pin = &envelope{Deployment: env.Deployment, PluginVersion: env.PluginVersion, Mode: env.Mode}
 }
 
+// onto gives env, or an empty envelope, with e's decision in it.
+func (e envelope) onto(env *envelope) *envelope {
+	if env == nil {
+		env = &envelope{}
+	}
+	env.Deployment, env.PluginVersion, env.Mode, env.Since = e.Deployment, e.PluginVersion, e.Mode, 0
+	return env
+}
+
 // remember keeps the envelope of a task whose state propeller does not keep.
 func (t *task) remember(env envelope) {
 	t.mu.Lock()
