@@ -45,12 +45,7 @@ func firstError(events []*event.TaskExecutionEvent) *core.ExecutionError {
 // would stop after the first.
 func TestFaultPollFailuresCountForEver(t *testing.T) {
 	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: running("working")})
-	w := newWorld(t, func(c *config.Config) { c.WebAPI.Caching.MaxSystemFailures = 0 }, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
-	require.NoError(t, err)
+	b, w, run := runningTask(t, func(c *config.Config) { c.WebAPI.Caching.MaxSystemFailures = 0 })
 	polls := b.Calls(backendtest.Get)
 	b.Fail(backendtest.Get, -1, status.Error(codes.Unavailable, "rolling restart"))
 	for b.Calls(backendtest.Get) < polls+2 {
@@ -69,12 +64,7 @@ func TestFaultPollFailuresCountForEver(t *testing.T) {
 // TestFaultOutagePastTheLimitHangs: past the limit the attempt fails as the system's failure, and the job is deleted.
 func TestFaultOutagePastTheLimitHangs(t *testing.T) {
 	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: running("working")})
-	w := newWorld(t, func(c *config.Config) { c.Poll.MaxOutage = duration(10 * time.Second) }, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
-	require.NoError(t, err)
+	b, w, run := runningTask(t, func(c *config.Config) { c.Poll.MaxOutage = duration(10 * time.Second) })
 	b.Fail(backendtest.Get, -1, status.Error(codes.Internal, "the database is away"))
 	for run.Attempt() == 0 {
 		_, err := run.Round(w.ctx)

@@ -86,12 +86,7 @@ func TestCreateRequestCarriesEverything(t *testing.T) {
 
 func TestOutputsWrittenAtThePrefix(t *testing.T) {
 	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: running("")})
-	w := newWorld(t, nil, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
-	require.NoError(t, err)
+	b, w, run := runningTask(t, nil)
 	prefix := b.Jobs()[0].Request.GetOutputPrefix()
 	require.NoError(t, w.runner.Store().WriteProtobuf(w.ctx, storage.DataReference(prefix+"/outputs.pb"), storage.Options{}, outputs(9)))
 	b.SetJob("", &admin.Resource{Phase: core.TaskExecution_SUCCEEDED})
@@ -159,12 +154,7 @@ func TestEndsOfJobs(t *testing.T) {
 // TestErrorFileIsKept: what the job wrote of its failure has a time and a worker that flyteidl's answer lacks.
 func TestErrorFileIsKept(t *testing.T) {
 	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: running("")})
-	w := newWorld(t, nil, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
-	require.NoError(t, err)
+	b, w, run := runningTask(t, nil)
 	doc := &core.ErrorDocument{Error: &core.ContainerError{
 		Code: "USER:ValueError", Message: "no such column", Kind: core.ContainerError_NON_RECOVERABLE, Origin: core.ExecutionError_USER, Worker: "w7",
 	}}
@@ -181,17 +171,12 @@ func TestErrorFileIsKept(t *testing.T) {
 // TestRestartOfPropeller: what is in etcd is enough to go on with the same job.
 func TestRestartOfPropeller(t *testing.T) {
 	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: running("")})
-	w := newWorld(t, nil, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
-	require.NoError(t, err)
+	b, w, run := runningTask(t, nil)
 	events := len(run.Events())
 	b.IgnoreKeys = true // a second create would be a second job
 	w.restart()
 	run.MoveTo(w.runner)
-	_, err = run.Round(w.ctx)
+	_, err := run.Round(w.ctx)
 	require.NoError(t, err)
 	eventually(t, "the job is polled again", func() bool { return b.Calls(backendtest.Get) >= 2 })
 	_, err = run.Round(w.ctx)
@@ -262,12 +247,7 @@ func recorded(t *testing.T, run *taskrunner.Run) (deployment, version string) {
 // TestStateIsSmall: etcd keeps it for every task.
 func TestStateIsSmall(t *testing.T) {
 	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: running("")})
-	w := newWorld(t, nil, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
-	require.NoError(t, err)
+	_, _, run := runningTask(t, nil)
 	require.Less(t, len(run.State().PluginState), 700, "the machinery's own state takes most of it")
 }
 
@@ -302,12 +282,7 @@ func TestAbort(t *testing.T) {
 
 func TestAbortWaitsForAServiceThatIsDown(t *testing.T) {
 	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: running("")})
-	w := newWorld(t, nil, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
-	require.NoError(t, err)
+	b, w, run := runningTask(t, nil)
 	b.Fail(backendtest.Delete, 1, status.Error(codes.Unavailable, "restarting"))
 	require.ErrorContains(t, run.Abort(w.ctx, "x"), "restarting", "propeller aborts again, so the job is not leaked")
 	require.NoError(t, run.Abort(w.ctx, "x"))
@@ -319,12 +294,7 @@ func TestAbortWaitsForAServiceThatIsDown(t *testing.T) {
 
 func TestDeploymentRemovedFromConfiguration(t *testing.T) {
 	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: running("")})
-	w := newWorld(t, nil, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
-	require.NoError(t, err)
+	b, w, run := runningTask(t, nil)
 	without := *w.cfg
 	without.Deployments = map[string]*config.Deployment{}
 	w.system.Apply(t.Context(), &without)

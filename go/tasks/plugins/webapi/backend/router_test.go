@@ -327,17 +327,12 @@ func TestAbortCancelsASyncCall(t *testing.T) {
 
 func TestDamagedState(t *testing.T) {
 	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: running("")})
-	w := newWorld(t, nil, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
-	require.NoError(t, err)
+	b, w, run := runningTask(t, nil)
 	whole := run.State()
 	broken := whole
 	broken.PluginState = whole.PluginState[:len(whole.PluginState)-3]
 	run.SetState(broken)
-	_, err = run.Round(w.ctx)
+	_, err := run.Round(w.ctx)
 	require.ErrorContains(t, err, "the task's plugin state is damaged")
 	require.NoError(t, run.Abort(w.ctx, "x"), "a workflow must come to its end")
 	run.SetState(whole)

@@ -17,6 +17,7 @@ import (
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/event"
+	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/k8s/pod"         // a built-in Kubernetes plugin, and the default one
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/testing"         // the built-in echo plugin
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/bigquery" // a built-in web API plugin
@@ -139,6 +140,19 @@ func (w *world) start(task taskrunner.Task) *taskrunner.Run {
 	run, err := w.runner.Start(w.ctx, task)
 	require.NoError(w.t, err)
 	return run
+}
+
+// runningTask is a world with one backend, and a task that runs there for as long as the test wants.
+func runningTask(t *testing.T, change func(*config.Config)) (*backendtest.Backend, *world, *taskrunner.Run) {
+	t.Helper()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("working")})
+	w := newWorld(t, change, b)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	ended, err := run.Until(w.ctx, pluginscore.PhaseRunning)
+	require.NoError(t, err)
+	require.Nil(t, ended)
+	return b, w, run
 }
 
 func (w *world) finish(run *taskrunner.Run) *taskrunner.Outcome {
