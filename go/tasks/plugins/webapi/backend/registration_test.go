@@ -24,6 +24,9 @@ import (
 // plugin registry and the configuration are one for a process, so each case needs a process.
 const registrationFile = "BACKEND_TEST_REGISTRATION_FILE"
 
+// registrationNext names a file whose text the child writes over the first, while a task waits.
+const registrationNext = "BACKEND_TEST_REGISTRATION_NEXT"
+
 // tellRegistration is the child process.
 func tellRegistration(file string) error {
 	ctx := context.Background()
@@ -50,7 +53,55 @@ func tellRegistration(file string) error {
 	}
 	_, err = run.Until(ctx, pluginscore.PhaseQueued)
 	fmt.Println("task:", run.State().PluginPhase, err)
+	next := os.Getenv(registrationNext)
+	if next == "" {
+		return nil
+	}
+	text, err := os.ReadFile(next) //nolint:gosec // the parent names it
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil { //nolint:gosec // the parent names it
+		return err
+	}
+	out, err := run.Wait(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Println("after the reload:", out.Succeeded, out.Attempts)
 	return nil
+}
+
+// child runs this test binary as a process that loads a configuration, and gives what it told.
+func child(t *testing.T, text string, env ...string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "propeller.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^$")
+	cmd.Env = append(append(os.Environ(), registrationFile+"="+file), env...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	require.NoError(t, err, "%s\n%s", out, stderr.String())
+	return string(out)
+}
+
+// TestFileChangesApplyWithoutARestart: an operator corrects an address in the file, and a task that waited goes on.
+func TestFileChangesApplyWithoutARestart(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: "sqlite"})
+	b.Script(backendtest.Step{Resource: succeeded(1)})
+	const text = "tasks:\n  task-plugins:\n    enabled-plugins: [container]\nplugins:\n  backend:\n" +
+		"    enable_backend_flytekit_plugin_system: true\n    routes: [{taskType: sqlite, deployment: default}]\n" +
+		"    deployments: {default: {endpoint: %q, insecure: true}}\n"
+	next := filepath.Join(t.TempDir(), "next.yaml")
+	require.NoError(t, os.WriteFile(next, fmt.Appendf(nil, text, b.Endpoint()), 0o600))
+	out := child(t, fmt.Sprintf(text, "127.0.0.1:1"), registrationNext+"="+next)
+	require.Contains(t, out, "task: PhaseQueued")
+	require.Contains(t, out, "after the reload: true 1")
+	require.Len(t, b.Jobs(), 1)
 }
 
 func TestRegistration(t *testing.T) {
@@ -108,25 +159,16 @@ func TestRegistration(t *testing.T) {
 	} {
 		t.Run(tc.reason, func(t *testing.T) {
 			t.Parallel()
-			file := filepath.Join(t.TempDir(), "propeller.yaml")
 			text := tc.yaml
 			if strings.Contains(text, "%") {
 				text = fmt.Sprintf(text, b.Endpoint())
 			}
-			require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-			ctx, cancel := context.WithTimeout(t.Context(), limit)
-			defer cancel()
-			cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^$")
-			cmd.Env = append(os.Environ(), registrationFile+"="+file)
-			var stderr strings.Builder
-			cmd.Stderr = &stderr
-			out, err := cmd.Output()
-			require.NoError(t, err, "%s\n%s", out, stderr.String())
+			out := child(t, text)
 			for _, want := range tc.has {
-				require.Contains(t, string(out), want, stderr.String())
+				require.Contains(t, out, want)
 			}
 			for _, unwanted := range tc.hasNot {
-				require.NotContains(t, string(out), unwanted)
+				require.NotContains(t, out, unwanted)
 			}
 		})
 	}

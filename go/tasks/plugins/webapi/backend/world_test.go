@@ -73,7 +73,7 @@ func baseConfig(endpoints []string) *config.Config {
 
 // world is one propeller with backend services.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	ctx    context.Context
 	cfg    *config.Config
 	runner *taskrunner.Runner
@@ -84,7 +84,7 @@ type world struct {
 }
 
 // startBackend runs a test backend until the test ends.
-func startBackend(t *testing.T, plugins ...backendtest.Plugin) *backendtest.Backend {
+func startBackend(t testing.TB, plugins ...backendtest.Plugin) *backendtest.Backend {
 	t.Helper()
 	b := backendtest.New(plugins...)
 	require.NoError(t, b.Start())
@@ -93,7 +93,7 @@ func startBackend(t *testing.T, plugins ...backendtest.Plugin) *backendtest.Back
 }
 
 // newWorld loads the plugin with the changes that the test makes to the base configuration.
-func newWorld(t *testing.T, change func(*config.Config), backends ...*backendtest.Backend) *world {
+func newWorld(t testing.TB, change func(*config.Config), backends ...*backendtest.Backend) *world {
 	t.Helper()
 	endpoints := make([]string, 0, len(backends))
 	for _, b := range backends {
