@@ -66,6 +66,8 @@ type Job struct {
 type Backend struct {
 	// IgnoreKeys makes every create a new job. Set it before Start.
 	IgnoreKeys bool
+	// JobPrefix begins every job's id; empty means "job-". Set it before Start.
+	JobPrefix string
 	// ServerOptions go to the gRPC server, for TLS or limits. Set it before Start.
 	ServerOptions []grpc.ServerOption
 	// OnExecute answers synchronous calls. Set it before Start.

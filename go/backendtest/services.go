@@ -1,6 +1,7 @@
 package backendtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ func (s asyncServer) CreateTask(ctx context.Context, req *admin.CreateTaskReques
 		b.jobs[id].Creates++
 		return &admin.CreateTaskResponse{ResourceMeta: []byte(id)}, nil
 	}
-	id := fmt.Sprintf("job-%d", len(b.order)+1)
+	id := fmt.Sprintf("%s%d", cmp.Or(b.JobPrefix, "job-"), len(b.order)+1)
 	b.jobs[id] = &Job{
 		ID: id, Key: key, PluginVersion: incoming(ctx, client.MetadataPluginVersion),
 		Request: req, Creates: 1, created: time.Now(), script: b.script,

@@ -47,6 +47,7 @@ type Runner struct {
 	store   *storage.DataStore
 	kube    *kubeClient
 	handler *task.Handler
+	scope   promutils.Scope
 
 	mu    sync.Mutex
 	wakes map[string]chan struct{}
@@ -70,7 +71,7 @@ func New(ctx context.Context, opts Options) (*Runner, error) {
 		opts.SystemRetries = 3
 	}
 	scope := promutils.NewScope(fmt.Sprintf("taskrunner%d", runners.Add(1)))
-	r := &Runner{opts: opts, store: opts.Store, wakes: map[string]chan struct{}{}}
+	r := &Runner{opts: opts, store: opts.Store, scope: scope, wakes: map[string]chan struct{}{}}
 	if r.store == nil {
 		var err error
 		if r.store, err = storage.NewDataStore(&storage.Config{Type: storage.TypeMemory}, scope.NewSubScope("store")); err != nil {
@@ -89,6 +90,9 @@ func New(ctx context.Context, opts Options) (*Runner, error) {
 	}
 	return r, nil
 }
+
+// Scope is the prefix of the runner's metrics: a plugin's own stand below it, behind the plugin's id and a colon.
+func (r *Runner) Scope() string { return r.scope.CurrentScope() }
 
 // Store is where inputs and outputs are.
 func (r *Runner) Store() *storage.DataStore { return r.store }

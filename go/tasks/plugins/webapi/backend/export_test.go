@@ -33,7 +33,7 @@ func (s *System) Apply(ctx context.Context, cfg *config.Config) { s.s.apply(ctx,
 func (s *System) Snapshot() *registry.Snapshot { return s.s.reg.Snapshot() }
 
 // Remembered counts tasks in memory.
-func (s *System) Remembered() int64 { return s.s.tasks.size.Load() }
+func (s *System) Remembered() int { return s.s.tasks.count() }
 
 // Load makes a router as propeller does.
 func Load(ctx context.Context, iCtx pluginscore.SetupContext) (pluginscore.Plugin, error) {

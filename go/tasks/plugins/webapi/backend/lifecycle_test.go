@@ -3,9 +3,11 @@ package backend_test
 import (
 	"bytes"
 	"encoding/gob"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -242,6 +244,52 @@ func recorded(t *testing.T, run *taskrunner.Run) (deployment, version string) {
 	deployment, version, _, err := backend.DecodeEnvelope(raw)
 	require.NoError(t, err)
 	return deployment, version
+}
+
+// TestMetricsAreEmitted: each of them gets a value by what it is for.
+func TestMetricsAreEmitted(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: succeeded(1)})
+	b.Fail(backendtest.Create, 1, status.Error(codes.Unavailable, "x"))
+	b.Fail(backendtest.Get, 1, status.Error(codes.Unavailable, "x"))
+	w := newWorld(t, nil, b)
+	require.True(t, w.finish(w.start(taskrunner.Task{Template: template(myTask)})).Succeeded)
+	require.True(t, w.finish(w.start(taskrunner.Task{Template: echoTask(), Inputs: outputs(1)})).Succeeded)
+	bad := *w.cfg
+	bad.DiscoveryInterval = duration(0)
+	w.system.Apply(w.ctx, &bad)
+	values := map[string]float64{}
+	families, err := prometheus.DefaultGatherer.Gather()
+	require.NoError(t, err)
+	prefix := w.runner.Scope() + "backend:"
+	for _, f := range families {
+		name, ours := strings.CutPrefix(f.GetName(), prefix)
+		if !ours {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				name += "/" + l.GetValue()
+			}
+			values[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			name, _ = strings.CutPrefix(f.GetName(), prefix)
+		}
+	}
+	for name, want := range map[string]float64{ // labels in alphabetical order
+		"calls_total/OK/default/create": 1, "calls_total/Unavailable/default/create": 1,
+		"calls_total/OK/default/get": 1, "calls_total/Unavailable/default/get": 1,
+		"call_duration_seconds/default/create": 2,
+		"decisions_total/backend/registered":   1, "decisions_total/builtin/unregistered": 1,
+		"poll_failures_total/default": 1, "poll_failures_in_row/default": 0,
+		"create_failures_total/retry later/default": 1, "registry_conflicts": 0,
+		"config_reload_errors": 1, "config_valid": 0, "tasks_in_flight": 0,
+	} {
+		got, emitted := values[name]
+		require.True(t, emitted, "%s is missing among %v", name, values)
+		require.InDelta(t, want, got, 0, name)
+	}
+	require.GreaterOrEqual(t, values["registry_age_seconds/default"], 0.0)
 }
 
 // TestStateIsSmall: etcd keeps it for every task.

@@ -10,9 +10,12 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/taskrunner"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	pluginmachinery "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery"
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
 	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
@@ -47,7 +50,11 @@ func tellRegistration(file string) error {
 		return nil
 	}
 	fmt.Println("load: ok")
-	run, err := r.Start(ctx, taskrunner.Task{Template: template("sqlite")})
+	run, err := r.Start(ctx, taskrunner.Task{Template: template("sqlite"), Execution: "told", Inputs: &core.LiteralMap{
+		Literals: map[string]*core.Literal{"in": {Value: &core.Literal_Scalar{Scalar: &core.Scalar{Value: &core.Scalar_Primitive{
+			Primitive: &core.Primitive{Value: &core.Primitive_StringValue{StringValue: secretInput}},
+		}}}}},
+	}})
 	if err != nil {
 		return err
 	}
@@ -72,8 +79,44 @@ func tellRegistration(file string) error {
 	return nil
 }
 
+// What must not get into logs: an input's value, and the credentials that some services put into job ids.
+const (
+	secretInput = "s3cr3t-input"
+	secretJob   = `{"run": 1, "token": "dapi-s3cr3t"}`
+)
+
+// TestNothingSecretIsLogged: not at the most talkative level, and not when calls fail.
+func TestNothingSecretIsLogged(t *testing.T) {
+	t.Parallel()
+	b := backendtest.New(backendtest.Plugin{TaskType: "sqlite"})
+	b.JobPrefix = secretJob
+	require.NoError(t, b.Start())
+	t.Cleanup(b.Kill)
+	b.Script(backendtest.Step{Resource: succeeded(1)})
+	b.Fail(backendtest.Create, 1, status.Error(codes.Unavailable, "not yet"))
+	b.Fail(backendtest.Get, 1, status.Error(codes.Internal, "not yet"))
+	const text = "tasks:\n  task-plugins:\n    enabled-plugins: [container]\nlogger: {level: 6}\nplugins:\n  backend:\n" +
+		"    enable_backend_flytekit_plugin_system: true\n    webApi: {caching: {resyncInterval: 5s}}\n" +
+		"    deployments: {default: {endpoint: %q, insecure: true}}\n"
+	yaml := fmt.Sprintf(text, b.Endpoint())
+	next := filepath.Join(t.TempDir(), "next.yaml")
+	require.NoError(t, os.WriteFile(next, []byte(yaml), 0o600)) // no change: the child only runs the task to its end
+	out, logs := childWithLogs(t, yaml, registrationNext+"="+next)
+	require.Contains(t, out, "after the reload: true 1")
+	require.Contains(t, logs, "flytesnacks/development/told/n0/0", "logs carry the execution's identity")
+	for _, line := range strings.Split(logs, "\n") {
+		require.NotContains(t, line, "s3cr3t")
+	}
+}
+
 // child runs this test binary as a process that loads a configuration, and gives what it told.
 func child(t *testing.T, text string, env ...string) string {
+	t.Helper()
+	out, _ := childWithLogs(t, text, env...)
+	return out
+}
+
+func childWithLogs(t *testing.T, text string, env ...string) (out, logs string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "propeller.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
@@ -83,9 +126,9 @@ func child(t *testing.T, text string, env ...string) string {
 	cmd.Env = append(append(os.Environ(), registrationFile+"="+file), env...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	require.NoError(t, err, "%s\n%s", out, stderr.String())
-	return string(out)
+	told, err := cmd.Output()
+	require.NoError(t, err, "%s\n%s", told, stderr.String())
+	return string(told), stderr.String()
 }
 
 // TestFileChangesApplyWithoutARestart: an operator corrects an address in the file, and a task that waited goes on.

@@ -26,7 +26,12 @@ type system struct {
 
 // newSystem takes a valid configuration. It dials, and asks nobody yet.
 func newSystem(cfg *config.Config) *system {
-	s := &system{tasks: newTasks(), enqueue: func(types.NamespacedName) error { return nil }}
+	s := &system{enqueue: func(types.NamespacedName) error { return nil }}
+	s.tasks = newTasks(func(n int) {
+		if mx := s.mx.Load(); mx != nil {
+			mx.inFlight.Set(float64(n))
+		}
+	})
 	s.cfg.Store(cfg)
 	s.pool = &pool{timeout: s.timeout, metrics: s.mx.Load}
 	s.pool.apply(cfg)
@@ -100,7 +105,6 @@ func (s *system) observeRegistry() {
 		mx.registryAge.WithLabelValues(name).Set(age)
 	}
 	mx.registryConflicts.Set(float64(len(snap.Conflicts())))
-	mx.inFlight.Set(float64(s.tasks.size.Load()))
 }
 
 // wakeDelays are the pauses between calls of EnqueueOwner for one change: the round that it causes can be too early (the

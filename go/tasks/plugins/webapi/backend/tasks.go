@@ -22,10 +22,13 @@ type tasks struct {
 	mu      sync.Mutex
 	m       map[string]*task
 	sweepAt time.Time
-	size    atomic.Int64
+	// resized hears of every change of their number, under mu.
+	resized func(int)
 }
 
-func newTasks() *tasks { return &tasks{m: map[string]*task{}, sweepAt: time.Now().Add(forgetAfter)} }
+func newTasks(resized func(int)) *tasks {
+	return &tasks{m: map[string]*task{}, sweepAt: time.Now().Add(forgetAfter), resized: resized}
+}
 
 // touch finds or makes the task and marks it as looked at.
 func (ts *tasks) touch(key string, id identity, meta core.TaskExecutionMetadata, now time.Time) *task {
@@ -46,8 +49,15 @@ func (ts *tasks) touch(key string, id identity, meta core.TaskExecutionMetadata,
 		ts.m[key] = t
 	}
 	t.touched.Store(now.UnixNano())
-	ts.size.Store(int64(len(ts.m)))
+	ts.resized(len(ts.m))
 	return t
+}
+
+// count gives how many tasks are remembered.
+func (ts *tasks) count() int {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return len(ts.m)
 }
 
 // lookup gives the task or nil.
@@ -65,7 +75,7 @@ func (ts *tasks) forget(key string) {
 		t.abandon()
 		delete(ts.m, key)
 	}
-	ts.size.Store(int64(len(ts.m)))
+	ts.resized(len(ts.m))
 }
 
 // task is the memory of one task attempt. Propeller handles a task in one goroutine at a time; the poll loop and calls

@@ -374,7 +374,8 @@ func TestHopelessPolls(t *testing.T) {
 // TestForgottenWorkflows: tasks of workflows that are gone do not pile up.
 func TestForgottenWorkflows(t *testing.T) {
 	t.Parallel()
-	ts := newTasks()
+	var size int
+	ts := newTasks(func(n int) { size = n })
 	meta := &mocks.TaskExecutionMetadata{}
 	meta.EXPECT().GetOwnerID().Return(types.NamespacedName{Namespace: "ns", Name: "n"})
 	now := time.Now()
@@ -384,7 +385,8 @@ func TestForgottenWorkflows(t *testing.T) {
 	ts.touch("new", identity{}, meta, now.Add(2*forgetAfter))
 	require.Nil(t, ts.lookup("old"))
 	require.True(t, cancelled)
-	require.EqualValues(t, 1, ts.size.Load())
+	require.Equal(t, 1, size)
+	require.Equal(t, 1, ts.count())
 	require.NotNil(t, ts.lookup("new"))
 }
 
