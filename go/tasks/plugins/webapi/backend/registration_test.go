@@ -64,11 +64,11 @@ func tellRegistration(file string) error {
 	if next == "" {
 		return nil
 	}
-	text, err := os.ReadFile(next) //nolint:gosec // the parent names it
+	text, err := os.ReadFile(next)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(file, text, 0o600); err != nil { //nolint:gosec // the parent names it
+	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return err
 	}
 	out, err := run.Wait(ctx)
@@ -82,7 +82,7 @@ func tellRegistration(file string) error {
 // What must not get into logs: an input's value, and the credentials that some services put into job ids.
 const (
 	secretInput = "s3cr3t-input"
-	secretJob   = `{"run": 1, "token": "dapi-s3cr3t"}`
+	secretJob   = `{"run": 1, "token": "dapi-s3cr3t"}` //nolint:gosec // a made-up one
 )
 
 // TestNothingSecretIsLogged: not at the most talkative level, and not when calls fail.

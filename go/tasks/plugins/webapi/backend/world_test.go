@@ -84,17 +84,17 @@ type world struct {
 }
 
 // startBackend runs a test backend until the test ends.
-func startBackend(t testing.TB, plugins ...backendtest.Plugin) *backendtest.Backend {
-	t.Helper()
+func startBackend(tb testing.TB, plugins ...backendtest.Plugin) *backendtest.Backend {
+	tb.Helper()
 	b := backendtest.New(plugins...)
-	require.NoError(t, b.Start())
-	t.Cleanup(b.Kill)
+	require.NoError(tb, b.Start())
+	tb.Cleanup(b.Kill)
 	return b
 }
 
 // newWorld loads the plugin with the changes that the test makes to the base configuration.
-func newWorld(t testing.TB, change func(*config.Config), backends ...*backendtest.Backend) *world {
-	t.Helper()
+func newWorld(tb testing.TB, change func(*config.Config), backends ...*backendtest.Backend) *world {
+	tb.Helper()
 	endpoints := make([]string, 0, len(backends))
 	for _, b := range backends {
 		endpoints = append(endpoints, b.Endpoint())
@@ -103,9 +103,9 @@ func newWorld(t testing.TB, change func(*config.Config), backends ...*backendtes
 	if change != nil {
 		change(cfg)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	t.Cleanup(cancel)
-	w := &world{t: t, ctx: ctx, cfg: cfg, reevaluate: 100 * time.Millisecond}
+	ctx, cancel := context.WithTimeout(tb.Context(), limit)
+	tb.Cleanup(cancel)
+	w := &world{t: tb, ctx: ctx, cfg: cfg, reevaluate: 100 * time.Millisecond}
 	w.restart()
 	return w
 }
