@@ -17,7 +17,7 @@ import (
 const listening = "listening on "
 
 func newServe() *cobra.Command {
-	var listen, dir string
+	var listen, dir, localStore string
 	var minJobTime time.Duration
 	var plain bool
 	cmd := &cobra.Command{
@@ -38,7 +38,7 @@ func newServe() *cobra.Command {
 				return fmt.Errorf("cannot listen at %s: %w", listen, err)
 			}
 			s, err := sqlite.New(sqlite.Options{
-				Dir: dir, MinJobTime: minJobTime, Lease: time.Second,
+				Dir: dir, LocalStore: localStore, MinJobTime: minJobTime, Lease: time.Second,
 				Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 			})
 			if err != nil {
@@ -53,6 +53,7 @@ func newServe() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&listen, "listen", "127.0.0.1:8000", "address to listen at")
 	f.StringVar(&dir, "dir", "", "folder where jobs are kept")
+	f.StringVar(&localStore, "local-store", "", "folder of a Flyte data store of kind local, whose names are file://container/path")
 	f.DurationVar(&minJobTime, "min-job-time", 0, "let every job take at least this long")
 	f.BoolVar(&plain, "insecure", false, "speak plain text")
 	return cmd

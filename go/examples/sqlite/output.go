@@ -30,8 +30,8 @@ func destinationFor(prefix, id string, out *output) (destination, error) {
 	folder, ok := jobFolder(prefix, id)
 	if !ok {
 		return destination{}, userError("UnsupportedOutput", fmt.Errorf("the output prefix %q is not supported: "+
-			"this service writes to file:///path and to absolute paths only; "+
-			"in propeller, storage of type local (or a raw output prefix of file:///...) leads there", redact(prefix)))
+			"this service writes to file:///path and to absolute paths only, "+
+			"and to file://container/path when Options.LocalStore (--local-store) says where containers are", redact(prefix)))
 	}
 	// The uri keeps the form of the prefix: whoever wrote file:// there gets it back.
 	base := strings.TrimRight(prefix, "/") + "/" + id + "/" + out.name
@@ -39,6 +39,16 @@ func destinationFor(prefix, id string, out *output) (destination, error) {
 		return destination{out: out, file: filepath.Join(folder, out.name, schemaFile), uri: base}, nil
 	}
 	return destination{out: out, file: filepath.Join(folder, out.name+".parquet"), uri: base + ".parquet"}, nil
+}
+
+// absolute gives the place of a name in a local data store; any other prefix stays as it is, and so does a name that
+// leads out of the store.
+func (s *Service) absolute(prefix string) string {
+	rest, ok := strings.CutPrefix(prefix, "file://")
+	if !ok || s.opts.LocalStore == "" || !filepath.IsLocal(rest) {
+		return prefix
+	}
+	return "file://" + filepath.Join(s.opts.LocalStore, rest)
 }
 
 // jobFolder is the folder below the output prefix that holds everything one job writes, and nothing else; false

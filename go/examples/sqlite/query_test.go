@@ -180,6 +180,17 @@ func TestOutputPrefix(t *testing.T) {
 			wantFailure(t, c, req, tc.code, tc.kind, tc.says)
 		})
 	}
+	t.Run("a name in a local data store", func(t *testing.T) {
+		store := t.TempDir()
+		c, _ := start(t, Options{LocalStore: store})
+		req := request(t, "SELECT 1 AS one", nil, datasetOutput("parquet"))
+		req.OutputPrefix = "file://container/run/0"
+		if got, want := uriOf(outcome(t, c, req)), "file://"+store+"/container/run/0/"; !strings.HasPrefix(got, want) {
+			t.Errorf("uri = %q, want one below %q", got, want)
+		}
+		req.OutputPrefix = "file://../elsewhere"
+		wantFailure(t, c, req, "UnsupportedOutput", user, "--local-store")
+	})
 	t.Run("no output needs no prefix", func(t *testing.T) {
 		req := request(t, "SELECT 1 AS one UNION SELECT 2", nil, nil)
 		req.OutputPrefix = "s3://bucket/prefix"

@@ -158,7 +158,7 @@ func (s *Service) perform(ctx context.Context, j *job, report func(string)) (*ad
 	}
 	var dest destination
 	if t.output != nil { // before the query, because a query whose rows have nowhere to go is a waste
-		if dest, err = destinationFor(req.GetOutputPrefix(), j.id, t.output); err != nil {
+		if dest, err = destinationFor(s.absolute(req.GetOutputPrefix()), j.id, t.output); err != nil {
 			return nil, err
 		}
 	}
@@ -229,7 +229,7 @@ func (s *Service) removeOutput(j *job) error {
 	if err != nil {
 		return err
 	}
-	folder, ok := jobFolder(req.GetOutputPrefix(), j.id)
+	folder, ok := jobFolder(s.absolute(req.GetOutputPrefix()), j.id)
 	if !ok {
 		return nil // such a job wrote nothing
 	}

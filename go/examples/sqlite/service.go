@@ -19,6 +19,9 @@ type Options struct {
 	Dir string
 	// Log gets one line per job and per trouble; slog.Default() when nil.
 	Log *slog.Logger
+	// LocalStore is the folder of a Flyte data store of kind local, if there is one on this machine: such a store
+	// names its files file://container/path, which says nothing of the folder. Empty refuses such names.
+	LocalStore string
 	// MinJobTime makes every job take at least this long, so that a demo has the time to kill the service in mid-job.
 	MinJobTime time.Duration
 
