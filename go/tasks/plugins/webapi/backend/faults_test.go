@@ -332,6 +332,19 @@ func TestFaultUnknownJob(t *testing.T) {
 	require.Len(t, b.Jobs(), 2)
 }
 
+// TestFaultOversizedJobID: etcd must not be filled by a service.
+func TestFaultOversizedJobID(t *testing.T) {
+	t.Parallel()
+	b := backendtest.New(backendtest.Plugin{TaskType: myTask})
+	b.JobPrefix = strings.Repeat("x", 64<<10)
+	require.NoError(t, b.Start())
+	t.Cleanup(b.Kill)
+	w := newWorld(t, nil, b)
+	out := w.finish(w.start(taskrunner.Task{Template: template(myTask)}))
+	require.Equal(t, "Backend/Internal", out.Error.GetCode())
+	require.Contains(t, out.Error.GetMessage(), "the job id has 65537 bytes, 1 to 65536 are due")
+}
+
 // TestFaultOversizedAnswer: an answer over the limit fails the task with the size and the key to change.
 func TestFaultOversizedAnswer(t *testing.T) {
 	t.Parallel()
