@@ -6,7 +6,11 @@
 package main
 
 import (
-	_ "github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/array/awsbatch"
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/array/k8s"
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/k8s/dask"
@@ -23,4 +27,11 @@ import (
 	"github.com/flyteorg/flyte/flytepropeller/cmd/controller/cmd"
 )
 
-func main() { cmd.Execute() }
+func main() {
+	cmd.Execute()
+	// flytestdlib lets no section refuse its value, so its "config validate" passes what would stop propeller's start.
+	if err := backend.ConfigError(); err != nil && slices.Contains(os.Args, "validate") {
+		fmt.Fprintln(os.Stderr, "flytepropeller:", err)
+		os.Exit(1)
+	}
+}

@@ -23,7 +23,8 @@ func TestBinary(t *testing.T) {
 
 	t.Run("good files", p.acceptsGoodFiles)
 	t.Run("mistakes", p.refusesMistakes)
-	t.Run("invalid section", p.logsInvalidSection)
+	t.Run("invalid section", p.refusesInvalidSection)
+	t.Run("bad files", p.refusesBadFiles)
 }
 
 // propeller is the path of a built binary.
@@ -91,8 +92,25 @@ func (p propeller) refusesMistakes(t *testing.T) {
 	}
 }
 
-// flytestdlib lets no section refuse its value, so the command succeeds; what is wrong has to be in the log.
-func (p propeller) logsInvalidSection(t *testing.T) {
+// Every bad file would stop propeller's start, or was refused by flytestdlib itself, or says nothing because it is off.
+func (p propeller) refusesBadFiles(t *testing.T) {
+	bad, err := filepath.Glob(filepath.Join(repositoryRoot, "testdata", "config", "bad", "*.yaml"))
+	require.NoError(t, err)
+	require.NotEmpty(t, bad)
+	for _, file := range bad {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		if !strings.Contains(string(text), "enable_backend_flytekit_plugin_system: true") {
+			text = []byte(strings.Replace(string(text), "  backend:\n", "  backend:\n    enable_backend_flytekit_plugin_system: true\n", 1))
+		}
+		output, err := p.validate(t, write(t, string(text)))
+		var exit *exec.ExitError
+		require.ErrorAs(t, err, &exit, "%s: %s", file, output)
+	}
+}
+
+// What would stop propeller's start fails the check too, although flytestdlib itself finds nothing wrong.
+func (p propeller) refusesInvalidSection(t *testing.T) {
 	const invalid = `
 plugins:
   backend:
@@ -110,12 +128,15 @@ plugins:
 		{reason: "a section that is not in use is nobody's error", enabled: "false", logged: false},
 	} {
 		t.Run("enabled "+tt.enabled, func(t *testing.T) {
-			output, _ := p.validate(t, write(t, strings.Replace(invalid, "%t", tt.enabled, 1)))
+			output, err := p.validate(t, write(t, strings.Replace(invalid, "%t", tt.enabled, 1)))
 			if tt.logged {
+				var exit *exec.ExitError
+				require.ErrorAs(t, err, &exit, tt.reason)
 				assert.Contains(t, output, `"level":"error"`, tt.reason)
 				assert.Contains(t, output, want, tt.reason)
 				assert.Contains(t, output, "must be grpc", tt.reason)
 			} else {
+				require.NoError(t, err, tt.reason)
 				assert.NotContains(t, output, want, tt.reason)
 			}
 		})

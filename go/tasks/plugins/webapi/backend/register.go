@@ -80,6 +80,17 @@ func (g *registration) onConfig(ctx context.Context, cfg *config.Config) {
 	})
 }
 
+// ConfigError gives what is wrong with the configuration that was loaded last, or nil; also nil while the toggle is off. It
+// is for programs that can refuse a configuration, which an update handler cannot.
+func ConfigError() error {
+	global.mu.Lock()
+	defer global.mu.Unlock()
+	if global.latest == nil || !global.latest.Enabled {
+		return nil
+	}
+	return validate(global.latest)
+}
+
 // validate checks the configuration and, since flytestdlib loses the case of names, the files that it came from.
 func validate(cfg *config.Config) error {
 	if err := cfg.Validate(); err != nil {
