@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,7 +27,10 @@ type serviceProcess struct {
 func (s *serviceProcess) start(ctx context.Context) error {
 	addr := s.addr
 	if addr == "" {
-		addr = "127.0.0.1:0"
+		var err error
+		if addr, err = keptPort(); err != nil {
+			return err
+		}
 	}
 	logFile, err := os.OpenFile(filepath.Join(s.dir, "service.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -64,6 +69,21 @@ func (s *serviceProcess) start(ctx context.Context) error {
 		s.kill()
 		return ctx.Err()
 	}
+}
+
+// keptPort finds an address that stays free while the service is away: below the ports that the system gives out by itself,
+// one of which could go to somebody else in that time.
+func keptPort() (string, error) {
+	const first, ports = 15000, 15000
+	var err error
+	for range 100 {
+		var lis net.Listener
+		addr := fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(ports)) //nolint:gosec // any will do
+		if lis, err = net.Listen("tcp", addr); err == nil {         //nolint:noctx // nothing to cancel on loopback
+			return addr, lis.Close()
+		}
+	}
+	return "", fmt.Errorf("no free port for the service: %w", err)
 }
 
 // kill ends the process as kill -9 does. It may be repeated.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -99,6 +100,27 @@ func New(plugins ...Plugin) *Backend {
 	}
 }
 
+// Ports that the system gives to nobody who asks for any: while a killed backend is away, a port of that kind could go to
+// another server, or to the near end of a connection.
+const firstPort, ports = 15000, 15000
+
+// listen takes the address, or any free port outside the system's own range if there is none yet.
+func listen(addr string) (net.Listener, error) {
+	if addr != "" {
+		return net.Listen("tcp", addr) //nolint:noctx // nothing to cancel on loopback
+	}
+	var err error
+	for range 100 {
+		var lis net.Listener
+		port := firstPort + rand.IntN(ports)                            //nolint:gosec // any will do
+		lis, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)) //nolint:noctx // nothing to cancel on loopback
+		if err == nil {
+			return lis, nil
+		}
+	}
+	return nil, err
+}
+
 // Start listens on 127.0.0.1: at a free port the first time, at the same port after a Kill.
 func (b *Backend) Start() error {
 	b.mu.Lock()
@@ -106,11 +128,7 @@ func (b *Backend) Start() error {
 	if b.server != nil {
 		return errors.New("the backend is running already")
 	}
-	addr := b.addr
-	if addr == "" {
-		addr = "127.0.0.1:0"
-	}
-	lis, err := net.Listen("tcp", addr) //nolint:noctx // nothing to cancel on loopback
+	lis, err := listen(b.addr)
 	if err != nil {
 		return fmt.Errorf("cannot listen for the test backend: %w", err)
 	}
