@@ -53,6 +53,9 @@ var rangeResyncInterval = durationRange{5 * time.Second, time.Hour}
 // plugin owns the type, so owning them here would change how their tasks are cached even while the built-in runs them.
 var unclaimable = []string{"container_array", "aws-batch"}
 
+// Claimable says whether the plugin may own a task type; container_array and aws-batch it may not.
+func Claimable(taskType string) bool { return !slices.Contains(unclaimable, taskType) }
+
 // calls are the names that timeouts may have.
 var calls = []string{CallCreate, CallGet, CallDelete, CallExecute, CallList}
 
@@ -217,7 +220,7 @@ func (p *problems) taskType(key, t string) {
 	switch {
 	case t == "":
 		p.add(key, `""`, "must name a task type, as in bigquery_query_job_task")
-	case slices.Contains(unclaimable, t):
+	case !Claimable(t):
 		p.add(key, quote(t), "must stay with its built-in plugin, which disables node level caching; propeller treats it specially")
 	default:
 		p.word(key, t)

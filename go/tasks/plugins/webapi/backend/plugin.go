@@ -99,15 +99,11 @@ func (p plugin) Create(ctx context.Context, tCtx webapi.TaskExecutionContextRead
 		h.err = c.err
 		return nil, nil, c.err
 	}
-	meta := resourceMeta{key: h.task.key, deployment: h.env.Deployment, id: c.id, target: target(h, c)}
+	meta := resourceMeta{key: h.task.key, deployment: h.env.Deployment, id: c.id, target: c.target}
 	if c.job != nil {
 		return meta, resource{c.job}, nil
 	}
 	return meta, nil, nil
-}
-
-func target(h *handling, c *call) client.Target {
-	return client.Target{TaskType: c.target.TaskType, TaskTypeVersion: c.target.TaskTypeVersion, PluginVersion: h.env.PluginVersion}
 }
 
 func (p plugin) begin(ctx context.Context, h *handling, req *client.CreateRequest) *call {
@@ -249,7 +245,7 @@ func (p plugin) settle(ctx context.Context, dCtx webapi.DeleteContext) error {
 		c.cancel()
 		return nil
 	}
-	meta := resourceMeta{key: h.task.key, deployment: h.env.Deployment, target: target(h, c)}
+	meta := resourceMeta{key: h.task.key, deployment: h.env.Deployment, target: c.target}
 	finish := func(ctx context.Context) error {
 		if c.err != nil {
 			return nil //nolint:nilerr // no job was made

@@ -62,9 +62,7 @@ func (g *registration) onConfig(ctx context.Context, cfg *config.Config) {
 	var discovered []string
 	if err == nil {
 		g.waiting = newSystem(cfg)
-		wait, cancel := context.WithTimeout(ctx, discoveryWait)
-		g.waiting.reg.Refresh(wait)
-		cancel()
+		g.waiting.discover(ctx)
 		discovered = g.waiting.reg.Snapshot().TaskTypes()
 	}
 	c := claim(cfg, discovered, pluginmachinery.PluginRegistry(), taskconfig.GetConfig().TaskPlugins)
@@ -119,9 +117,7 @@ func (g *registration) load(ctx context.Context, iCtx pluginscore.SetupContext) 
 	}
 	if s == nil {
 		s = newSystem(cfg)
-		wait, cancel := context.WithTimeout(ctx, discoveryWait)
-		s.reg.Refresh(wait)
-		cancel()
+		s.discover(ctx)
 	}
 	s.enqueue = iCtx.EnqueueOwner()
 	s.mx.Store(newMetrics(iCtx.MetricsScope()))
@@ -162,10 +158,6 @@ type claims struct {
 	left map[string]string
 }
 
-// neverClaimed are types of array plugins, which turn off node-level caching; propeller asks a plugin's properties without
-// a task, so ours cannot answer for them.
-var neverClaimed = []string{"container_array", "aws-batch"}
-
 // pluginLister is the part of propeller's plugin registry that a claim depends on.
 type pluginLister interface {
 	GetCorePlugins() []pluginscore.PluginEntry
@@ -183,7 +175,7 @@ func claim(cfg *config.Config, discovered []string, plugins pluginLister, tp tas
 		}
 		chosen := operatorsChoice(tp, taskType)
 		switch {
-		case slices.Contains(neverClaimed, taskType):
+		case !config.Claimable(taskType):
 			c.left[taskType] = "its built-in plugin needs properties of its own"
 		case chosen != "" && chosen != ID:
 			c.left[taskType] = fmt.Sprintf("tasks.task-plugins.default-for-task-types gives it to %s", chosen)
@@ -209,7 +201,7 @@ func claim(cfg *config.Config, discovered []string, plugins pluginLister, tp tas
 		add(t, "registered by a service")
 	}
 	for _, e := range plugins.GetCorePlugins() {
-		if e.ID == ID || !isEnabled(tp, e.ID) || slices.ContainsFunc(e.RegisteredTaskTypes, func(t string) bool { return slices.Contains(neverClaimed, t) }) {
+		if e.ID == ID || !isEnabled(tp, e.ID) || slices.ContainsFunc(e.RegisteredTaskTypes, func(t string) bool { return !config.Claimable(t) }) {
 			continue
 		}
 		for _, t := range e.RegisteredTaskTypes {

@@ -132,9 +132,10 @@ func (r *router) decide(ctx context.Context, tmpl *core.TaskTemplate, id identit
 		}
 		own.task = nil
 	default:
-		own.env = envelope{Deployment: d.Deployment, PluginVersion: d.PluginVersion, Mode: d.Mode}.onto(env)
+		choice := envelope{Deployment: d.Deployment, PluginVersion: d.PluginVersion, Mode: d.Mode}
+		own.env = choice.onto(env)
 		if deciding {
-			own.task.decided(*own.env)
+			own.task.decided(choice)
 			logger.Infof(ctx, "task %s of type %q runs on backend deployment %q (plugin %s, %s): %s",
 				id, tmpl.GetType(), d.Deployment, d.PluginVersion, d.Mode, d.Reason)
 			Decided{Task: id.String(), TaskType: tmpl.GetType(), Deployment: d.Deployment, PluginVersion: d.PluginVersion, Why: d.Reason}.tell()

@@ -77,11 +77,16 @@ func (s *system) apply(ctx context.Context, cfg *config.Config) {
 		s.reg.Forget(ctx, name)
 	}
 	go func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discoveryWait)
-		defer cancel()
-		s.reg.Refresh(ctx)
+		s.discover(context.WithoutCancel(ctx))
 		s.observeRegistry()
 	}()
+}
+
+// discover asks every deployment once. It blocks for discoveryWait at most.
+func (s *system) discover(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, discoveryWait)
+	defer cancel()
+	s.reg.Refresh(ctx)
 }
 
 // run keeps the registry current until ctx ends, then closes the connections.
@@ -125,8 +130,8 @@ func (s *system) wake(t *task) {
 	go func() {
 		for _, pause := range wakeDelays {
 			<-time.After(pause)
-			if !t.pending() {
-				break
+			if t.settled() {
+				return
 			}
 			s.enqueueOwner(t)
 		}

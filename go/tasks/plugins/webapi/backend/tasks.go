@@ -233,18 +233,23 @@ func (t *task) polledOnce() bool {
 	return t.job != nil || t.outage.count > 0 || t.fatal != nil
 }
 
-// pending says whether propeller has not heard of a change yet.
-func (t *task) pending() bool {
+// settled ends the waking when propeller has heard of everything. The two are one step, or a change in between would find
+// that somebody is waking already, and nobody would.
+func (t *task) settled() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.heard != t.changes
+	if t.heard != t.changes {
+		return false
+	}
+	t.waking = false
+	return true
 }
 
 // decided remembers the decision, so that a round whose state propeller lost does not lead to another one.
-func (t *task) decided(env envelope) {
+func (t *task) decided(choice envelope) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.pin = &envelope{Deployment: env.Deployment, PluginVersion: env.PluginVersion, Mode: env.Mode}
+	t.pin = &choice
 }
 
 // onto gives env, or an empty envelope, with e's decision in it.
