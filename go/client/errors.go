@@ -117,6 +117,14 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
+// ContractBroken is the error for an answer that arrived and breaks the contract; what says how.
+func ContractBroken(op, deployment, endpoint, what string) *Error {
+	return &Error{
+		Op: op, Deployment: deployment, Endpoint: endpoint, Code: codes.Internal, Class: SystemError, FromService: true,
+		Message: "the answer breaks the contract: " + what,
+	}
+}
+
 // Transient tells that the same call may succeed when it is repeated.
 func (e *Error) Transient() bool { return e.Class == RetryNow || e.Class == RetryLater }
 

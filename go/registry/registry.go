@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -123,15 +124,7 @@ func (r *Registry) record(ctx context.Context, name string, question int, regs [
 
 // publish makes and swaps in a new snapshot and logs what is different. The caller holds mu.
 func (r *Registry) publish(ctx context.Context) {
-	regs := make(map[string][]client.Registration, len(r.regs))
-	for k, v := range r.regs {
-		regs[k] = v
-	}
-	health := make(map[string]Health, len(r.health))
-	for k, v := range r.health {
-		health[k] = v
-	}
-	next := newSnapshot(r.routes, regs, health)
+	next := newSnapshot(r.routes, r.regs, maps.Clone(r.health)) // it keeps health, and reads regs only now
 	prev := r.snap.Swap(next)
 	if diff := difference(prev, next); len(diff) > 0 && prev != nil {
 		logger.Infof(ctx, "backend plugin registry changed: %s", strings.Join(diff, "; "))

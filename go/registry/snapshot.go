@@ -5,6 +5,7 @@ package registry
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -191,13 +192,7 @@ func (s *Snapshot) Unanswered() []string {
 }
 
 // Health gives how each deployment answered last. The map is the caller's.
-func (s *Snapshot) Health() map[string]Health {
-	out := make(map[string]Health, len(s.health))
-	for k, v := range s.health {
-		out[k] = v
-	}
-	return out
-}
+func (s *Snapshot) Health() map[string]Health { return maps.Clone(s.health) }
 
 // Conflicts gives the registrations that lose only because of their deployment's name, each with the one that is used in
 // its place. A task type that a route decides for every task has none.
@@ -304,14 +299,7 @@ func difference(prev, next *Snapshot) []string {
 	return out
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // compareVersions orders in natural order: runs of digits by value, so that v10 comes after v9. Only equal strings are
 // equal: v01 and v1 are two versions, and which of them is higher must not depend on luck.

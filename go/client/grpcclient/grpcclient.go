@@ -214,11 +214,7 @@ func outgoing(ctx context.Context, pluginVersion, key string) context.Context {
 
 // invalid is an answer that breaks the contract.
 func (c *Conn) invalid(op, what string) error {
-	return &client.Error{
-		Op: op, Deployment: c.name, Endpoint: c.d.Endpoint,
-		Code: codes.Internal, Class: client.SystemError, FromService: true,
-		Message: "the answer breaks the contract: " + what,
-	}
+	return client.ContractBroken(op, c.name, c.d.Endpoint, what)
 }
 
 // wrap makes the *client.Error of a failed call; answered says whether the service brought the call to its end.

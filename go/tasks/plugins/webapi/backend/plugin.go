@@ -148,11 +148,9 @@ func checkExecuted(deployment string, job *client.Job, err error) error {
 	return err
 }
 
-func contractError(op, deployment, what string) error {
-	return &client.Error{
-		Op: op, Deployment: deployment, Endpoint: "its service", Code: codes.Internal, Class: client.SystemError, FromService: true,
-		Message: "the answer breaks the contract: " + what,
-	}
+// contractError is an answer that the transport let through.
+func contractError(op, deployment, what string) *client.Error {
+	return client.ContractBroken(op, deployment, "its service", what)
 }
 
 // resource is what the machinery keeps of a poll. Status reads the task's memory, which is never older; this is what is
@@ -202,8 +200,7 @@ func (p plugin) poll(ctx context.Context, meta resourceMeta, t *task) (*client.J
 		return nil, client.AsError(err)
 	}
 	if _, known := core.TaskExecution_Phase_name[int32(job.Phase)]; !known || job.Phase == core.TaskExecution_UNDEFINED {
-		e := client.AsError(contractError(config.CallGet, meta.deployment,
-			fmt.Sprintf("the job's phase is not set or unknown (%d)", job.Phase)))
+		e := contractError(config.CallGet, meta.deployment, fmt.Sprintf("the job's phase is not set or unknown (%d)", job.Phase))
 		e.Code = codes.DataLoss // no answer of the same service will be better
 		return nil, e
 	}

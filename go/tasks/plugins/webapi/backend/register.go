@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -240,9 +241,9 @@ func (c claims) stick(tp *taskconfig.TaskPluginConfig) {
 	if len(tp.EnabledPlugins) > 0 && !isEnabled(*tp, ID) {
 		tp.EnabledPlugins = append(slices.Clone(tp.EnabledPlugins), ID)
 	}
-	defaults := make(map[string]string, len(tp.DefaultForTaskTypes)+len(c.types))
-	for t, id := range tp.DefaultForTaskTypes {
-		defaults[t] = id
+	defaults := maps.Clone(tp.DefaultForTaskTypes)
+	if defaults == nil {
+		defaults = map[string]string{}
 	}
 	for _, t := range c.types {
 		if operatorsChoice(*tp, t) == "" {
