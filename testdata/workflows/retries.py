@@ -21,6 +21,7 @@ shaky = Job(
     add=1,
     fail={"kind": "system", "code": "Shaky", "message": "a machine was lost", "times": 2, "recoverable": True},
 )
+unlucky = Job("retries.unlucky", add=1, fail={"kind": "user", "message": "not yet", "times": 1, "recoverable": True})
 late = Job("retries.late", seconds=3600, timeout=timedelta(seconds=2))
 late_again = Job("retries.late_again", seconds=3600, timeout=timedelta(seconds=1), retries=1)
 picky = Job("retries.picky", add=1, fail={"kind": "user", "code": "Picky", "message": "not 3", "only_inputs": [3]})
@@ -67,6 +68,12 @@ def timed_out_twice(x: int = 1) -> int:
 def fails_on_3(x: int = 1) -> int:
     """x + 2, and a failure for 3."""
     return inc(x=picky(x=x))
+
+
+@workflow
+def overridden(x: int = 1) -> int:
+    """x + 2: the node gives the retries that its task has not."""
+    return inc(x=unlucky(x=x).with_overrides(retries=1, node_name="second-chance"))
 
 
 @workflow
