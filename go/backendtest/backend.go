@@ -74,6 +74,9 @@ type Backend struct {
 	// OnExecute answers synchronous calls. Set it before Start.
 	OnExecute func(ctx context.Context, header *admin.CreateRequestHeader, inputs *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error)
 
+	// plan, unless nil, gives a new job its script in place of the common one; it is called with mu held.
+	plan func(req *admin.CreateTaskRequest) ([]Step, error)
+
 	mu       sync.Mutex
 	addr     string
 	server   *grpc.Server
@@ -235,14 +238,24 @@ func (b *Backend) Connections() int {
 
 // Jobs gives copies of the jobs in the order of their creation.
 func (b *Backend) Jobs() []Job {
+	return b.jobsWhere(func(*Job) bool { return true })
+}
+
+func (b *Backend) jobsWhere(wanted func(*Job) bool) []Job {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := make([]Job, 0, len(b.order))
 	for _, id := range b.order {
-		j := *b.jobs[id]
-		j.Request, _ = proto.Clone(j.Request).(*admin.CreateTaskRequest)
-		out = append(out, j)
+		if j := b.jobs[id]; wanted(j) {
+			out = append(out, j.clone())
+		}
 	}
+	return out
+}
+
+func (j *Job) clone() Job {
+	out := *j
+	out.Request, _ = proto.Clone(j.Request).(*admin.CreateTaskRequest)
 	return out
 }
 

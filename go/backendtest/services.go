@@ -26,22 +26,37 @@ func (s asyncServer) CreateTask(ctx context.Context, req *admin.CreateTaskReques
 	if err := s.b.arrive(ctx, Create); err != nil {
 		return nil, err
 	}
-	b := s.b
+	j, err := s.b.newJob(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &admin.CreateTaskResponse{ResourceMeta: []byte(j.ID)}, nil
+}
+
+// newJob gives a copy of the job that has the call's idempotency key, or of a new one. Its request is shared.
+func (b *Backend) newJob(ctx context.Context, req *admin.CreateTaskRequest) (Job, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	key := incoming(ctx, client.MetadataIdempotencyKey)
 	if id, known := b.byKey[key]; known && key != "" && !b.IgnoreKeys {
 		b.jobs[id].Creates++
-		return &admin.CreateTaskResponse{ResourceMeta: []byte(id)}, nil
+		return *b.jobs[id], nil
+	}
+	script := b.script
+	if b.plan != nil {
+		var err error
+		if script, err = b.plan(req); err != nil {
+			return Job{}, err
+		}
 	}
 	id := fmt.Sprintf("%s%d", cmp.Or(b.JobPrefix, "job-"), len(b.order)+1)
 	b.jobs[id] = &Job{
 		ID: id, Key: key, PluginVersion: incoming(ctx, client.MetadataPluginVersion),
-		Request: req, Creates: 1, created: time.Now(), script: b.script,
+		Request: req, Creates: 1, created: time.Now(), script: script,
 	}
 	b.byKey[key] = id
 	b.order = append(b.order, id)
-	return &admin.CreateTaskResponse{ResourceMeta: []byte(id)}, nil
+	return *b.jobs[id], nil
 }
 
 func (s asyncServer) GetTask(ctx context.Context, req *admin.GetTaskRequest) (*admin.GetTaskResponse, error) {
