@@ -1,0 +1,156 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
+	"github.com/flyte-backend/flyte-backend/go/registry"
+	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery"
+	"github.com/flyteorg/flyte/flytepropeller/pkg/compiler"
+	propellertask "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task"
+	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
+)
+
+// RefusedError says why this engine cannot run a workflow, one reason for each task that it cannot run.
+type RefusedError struct {
+	Workflow string
+	Reasons  []string
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("workflow %s cannot be run here: %s", e.Workflow, strings.Join(e.Reasons, "; "))
+}
+
+// check refuses a workflow, and those that it launches, that would fail or hang for want of something that this engine or
+// its configuration does not have. What a dynamic task will ask for cannot be known before.
+func (e *Engine) check(ctx context.Context, closure *core.CompiledWorkflowClosure, b *bundle.Bundle) error {
+	c := checker{e: e, b: b, types: map[string]string{}, seen: map[string]bool{}}
+	if err := c.plugins(ctx); err != nil {
+		return err
+	}
+	if err := c.workflow(closure); err != nil {
+		return err
+	}
+	if len(c.reasons) > 0 {
+		return &RefusedError{Workflow: closure.GetPrimary().GetTemplate().GetId().GetName(), Reasons: c.reasons}
+	}
+	return nil
+}
+
+type checker struct {
+	e *Engine
+	b *bundle.Bundle
+	// types has the id of the enabled built-in plugin of each task type; kube says which of them make Kubernetes objects.
+	types map[string]string
+	kube  map[string]bool
+	// learns is set if the connector or agent plugin is enabled, which may serve any type.
+	learns  bool
+	seen    map[string]bool
+	reasons []string
+}
+
+// plugins lists what propeller would call, as its task handler does.
+func (c *checker) plugins(ctx context.Context) error {
+	entries, _, err := propellertask.WranglePluginsAndGenerateFinalList(ctx, &taskconfig.GetConfig().TaskPlugins, pluginmachinery.PluginRegistry(), nil)
+	if err != nil {
+		return fmt.Errorf("cannot list propeller's plugins: %w", err)
+	}
+	for _, entry := range entries {
+		switch entry.ID {
+		case backend.ID:
+			continue
+		case "connector-service", "agent-service":
+			c.learns = true
+		}
+		for _, t := range entry.RegisteredTaskTypes {
+			c.types[t] = entry.ID
+		}
+	}
+	c.kube = map[string]bool{}
+	for _, entry := range pluginmachinery.PluginRegistry().GetK8sPlugins() {
+		for _, t := range entry.RegisteredTaskTypes {
+			if c.types[t] == strings.ToLower(entry.ID) {
+				c.kube[t] = true
+			}
+		}
+	}
+	return nil
+}
+
+func (c *checker) workflow(closure *core.CompiledWorkflowClosure) error {
+	id := idKey(closure.GetPrimary().GetTemplate().GetId())
+	if c.seen[id] {
+		return nil
+	}
+	c.seen[id] = true
+	for _, t := range closure.GetTasks() {
+		c.task(t.GetTemplate())
+	}
+	var subs []*core.WorkflowTemplate
+	for _, s := range closure.GetSubWorkflows() {
+		subs = append(subs, s.GetTemplate())
+	}
+	needs, err := compiler.GetRequirements(closure.GetPrimary().GetTemplate(), subs)
+	if err != nil {
+		return fmt.Errorf("cannot list what workflow %s needs: %w", id, err)
+	}
+	for _, ref := range needs.GetRequiredLaunchPlanIds() {
+		plan := c.e.plans.known(ref)
+		if plan == nil {
+			c.refuse("launch plan %s is in no package that was submitted from", idKey(ref))
+			continue
+		}
+		child, err := c.e.plans.closure(idKey(plan.GetSpec().GetWorkflowId()))
+		if err != nil {
+			return err
+		}
+		if err := c.workflow(child); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) refuse(format string, args ...any) {
+	if reason := fmt.Sprintf(format, args...); !slices.Contains(c.reasons, reason) {
+		c.reasons = append(c.reasons, reason)
+	}
+}
+
+func (c *checker) task(t *core.TaskTemplate) {
+	name, taskType := t.GetId().GetName(), t.GetType()
+	var unanswered []string
+	if snap := backend.Lookup(); snap != nil {
+		if _, ok := snap.Resolve(registry.Query{
+			TaskType: taskType, TaskTypeVersion: t.GetTaskTypeVersion(), Project: t.GetId().GetProject(), Domain: t.GetId().GetDomain(),
+		}); ok {
+			return
+		}
+		unanswered = snap.Unanswered()
+	}
+	inContainer := t.GetContainer() != nil || t.GetK8SPod() != nil
+	_, builtIn := c.types[taskType]
+	switch {
+	case t.GetMetadata().GetIsEager():
+		c.refuse("task %q is an eager workflow, which starts its tasks through flyteadmin, and there is none here", name)
+	case builtIn && !c.kube[taskType], c.learns:
+	case !inContainer:
+		c.refuse("task %q has type %q, which no backend plugin service has registered and no built-in plugin runs%s", name, taskType, notAnswering(unanswered))
+	case builtIn && taskType != "container" && taskType != "python-task" && taskType != "raw-container" && taskType != "sidecar":
+		c.refuse("task %q has type %q, whose built-in plugin %q needs an operator in a Kubernetes cluster", name, taskType, c.types[taskType])
+	case c.e.opts.Processes == nil:
+		c.refuse("task %q (type %q) runs in a container, and there is no Kubernetes here; it could run as a local process, which was not allowed%s", name, taskType, notAnswering(unanswered))
+	}
+}
+
+func notAnswering(deployments []string) string {
+	if len(deployments) == 0 {
+		return ""
+	}
+	return " (not answering: deployment " + strings.Join(deployments, ", ") + ")"
+}

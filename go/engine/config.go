@@ -1,0 +1,63 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	propellerconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/config"
+	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
+	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
+	"github.com/flyteorg/flyte/flytestdlib/config/viper"
+	"github.com/flyteorg/flyte/flytestdlib/logger"
+)
+
+// The engine's own defaults, where they differ from propeller's. Whatever the configuration says, it wins.
+const (
+	// reevaluate is how often a workflow is looked at that nothing wakes, where propeller takes 10 s: sleep gates, time-outs
+	// and plugins that do not wake propeller wait for it.
+	reevaluate = time.Second
+	// logLevel is errors only: what happens is told by events.
+	logLevel = logger.ErrorLevel
+)
+
+// loadConfig sets defaults and reads the configuration as propeller does. It is one for the process, and flytestdlib decodes
+// over what is there: a key that an earlier engine of this process read keeps its value.
+func loadConfig(ctx context.Context, opts Options, dir string) error {
+	def := propellerconfig.GetConfig()
+	def.WorkflowReEval.Duration, def.DownstreamEval.Duration = reevaluate, reevaluate
+	// Upstream's batching queue holds each waking back for up to a second, to spare an API server.
+	def.Queue.Type = propellerconfig.CompositeQueueSimple
+	tasks := taskconfig.GetConfig()
+	if len(tasks.TaskPlugins.DefaultForTaskTypes) == 0 {
+		// Any propeller needs these: two of its own plugins have the type.
+		tasks.TaskPlugins.DefaultForTaskTypes = map[string]string{
+			"container": "container", "python-task": "container", "raw-container": "container", "sidecar": "sidecar",
+		}
+	}
+	if err := logger.SetConfig(&logger.Config{Level: logLevel, Formatter: logger.GetConfig().Formatter}); err != nil {
+		return fmt.Errorf("cannot set the log level: %w", err)
+	}
+	files := opts.ConfigFiles
+	for _, f := range files {
+		if _, err := os.Stat(f); err != nil {
+			return fmt.Errorf("cannot read the configuration: %w", err)
+		}
+	}
+	if opts.Config != "" {
+		file := filepath.Join(dir, "engine.yaml")
+		if err := os.WriteFile(file, []byte(opts.Config), 0o600); err != nil {
+			return fmt.Errorf("cannot write the configuration where flytestdlib can read it: %w", err)
+		}
+		files = append(files, file)
+	}
+	if len(files) == 0 {
+		return nil
+	}
+	if err := viper.NewAccessor(stdconfig.Options{SearchPaths: files, StrictMode: true}).UpdateConfig(ctx); err != nil {
+		return fmt.Errorf("the configuration is invalid: %w", err)
+	}
+	return nil
+}
