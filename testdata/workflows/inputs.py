@@ -147,6 +147,12 @@ def constants() -> (int, str):
 
 
 @workflow
+def rich_outputs() -> (int, float, str, bool, datetime, timedelta, List[int], Dict[str, int], Optional[int]):
+    """Outputs of every simple kind, made by a job."""
+    return rich()
+
+
+@workflow
 def none():
     """No inputs and no outputs."""
     nothing()

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-//go:embed *.tgz
+//go:embed *.tgz demo/*.tgz
 var archives embed.FS
 
 // folder is the package "chains" unpacked, protobuf files.
