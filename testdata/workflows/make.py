@@ -7,11 +7,14 @@ Run it in an environment of its own, and keep what it writes:
 
 The same sources give the same bytes. pyflyte's own archives differ each time, so they are packed anew: without the files'
 times and owners and the time in gzip's header, with the files sorted by name (not in the order of a temporary folder),
-with protobuf maps in a fixed order, and with a node's upstream nodes sorted (flytekit keeps them in a set).
+with protobuf maps in a fixed order, and with a node's upstream nodes sorted (flytekit keeps them in a set). The settings
+that flytekit hands to dynamic tasks name the folder of the sources; here it is that of the code in a container, /root.
 """
 
+import base64
 import gzip
 import io
+import json
 import os
 import pathlib
 import subprocess
@@ -45,12 +48,24 @@ def package(module: str, source: pathlib.Path) -> dict:
         with tarfile.open(archive) as tar:
             for member in tar.getmembers():
                 message = KINDS[member.name[-5:]].FromString(tar.extractfile(member).read())
-                if isinstance(message, WorkflowSpec):
-                    for workflow in (message.template, *message.sub_workflows):
-                        for node in workflow.nodes:
-                            node.upstream_node_ids.sort()
+                settle(message)
                 files[member.name] = message.SerializeToString(deterministic=True)
         return files
+
+
+def settle(message) -> None:
+    """Takes out what depends on chance or on the place of the sources."""
+    if isinstance(message, WorkflowSpec):
+        for workflow in (message.template, *message.sub_workflows):
+            for node in workflow.nodes:
+                node.upstream_node_ids.sort()
+    if isinstance(message, TaskSpec):
+        for variable in message.template.container.env:
+            if variable.key == "_F_SS_C":
+                settings = json.loads(gzip.decompress(base64.b64decode(variable.value)))
+                settings["source_root"] = "/root"
+                packed = gzip.compress(json.dumps(settings).encode(), mtime=0)
+                variable.value = base64.b64encode(packed).decode()
 
 
 def write_archive(files: dict, path: pathlib.Path) -> None:
