@@ -41,7 +41,8 @@ def or_fail(x: int = 1) -> int:
 @workflow
 def truth(x: int = 1) -> int:
     """A job's bool decides: x + 1000."""
-    return conditional("truth").if_(yes(x=x).is_true()).then(big(x=x)).else_().then(small(x=x))
+    answer = yes(x=x)
+    return conditional("truth").if_(answer.is_true()).then(big(x=x)).else_().then(small(x=x))
 
 
 @workflow

@@ -140,7 +140,7 @@ def passed_through(
 
 @workflow
 def constants() -> (int, str):
-    """Inputs that are bound to constants: 5 and nothing else."""
+    """Inputs that are bound to constants: 5 and "constant"."""
     return simple(
         number=5, ratio=2.5, name="constant", on=False, at=datetime(2024, 1, 1, tzinfo=timezone.utc), lasting=timedelta(1)
     )
