@@ -1,6 +1,13 @@
 // Package sqlite is a backend plugin service for the task type "sqlite" (flytekit's SQLite3Task), small enough to
 // read in one sitting and real enough to use: it runs the task's query on an SQLite database and hands back the
-// rows as Parquet.
+// rows as Parquet, or as values that the next task can take as inputs. What a query gives is what its task declares:
+//
+//   - a schema or structured dataset: all rows, in a Parquet file;
+//   - an int, float, str or bool: a cell, and the query has to return one row; Optional takes NULL too;
+//   - a list of those: a column.
+//
+// A value is of the column that has the output's name, or of the only column there is. Values travel inside messages,
+// so together they are limited to one MiB.
 //
 // It speaks flyteidl's AsyncAgentService and AgentMetadataService, so propeller reaches it with the backend plugin
 // and with the connector plugin that Flyte ships alike.

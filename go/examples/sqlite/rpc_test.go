@@ -160,7 +160,7 @@ func TestCreateRefuses(t *testing.T) {
 	other := request(t, "SELECT 1", nil, nil)
 	other.Template.Type = "bigquery"
 	listed := &core.Literal{Value: &core.Literal_Collection{Collection: &core.LiteralCollection{}}}
-	simple := &core.LiteralType{Type: &core.LiteralType_Simple{Simple: core.SimpleType_INTEGER}}
+	simple := &core.LiteralType{Type: &core.LiteralType_Simple{Simple: core.SimpleType_STRUCT}}
 
 	for _, tc := range []struct {
 		reason string
@@ -183,7 +183,7 @@ func TestCreateRefuses(t *testing.T) {
 		{"a list", request(t, "SELECT {{.inputs.a}}", map[string]any{"a": listed}, nil), codes.InvalidArgument, "inputs.a is a list"},
 		{"two outputs", two, codes.InvalidArgument, "template.interface.outputs"},
 		{"an output that would leave its folder", named, codes.InvalidArgument, "../up"},
-		{"an output that is no table", request(t, "SELECT 1", nil, simple), codes.InvalidArgument, "results"},
+		{"an output that is neither table nor value", request(t, "SELECT 1", nil, simple), codes.InvalidArgument, "results"},
 		{"a format we do not write", request(t, "SELECT 1", nil, datasetOutput("csv")), codes.InvalidArgument, "csv"},
 	} {
 		t.Run(tc.reason, func(t *testing.T) {

@@ -196,15 +196,18 @@ func (s *Service) perform(ctx context.Context, j *job, report func(string)) (*ad
 		Message:    fmt.Sprintf("%d rows of %d columns", len(result.rows), len(result.columns)),
 		CustomInfo: info,
 	}
-	if t.output == nil {
+	if t.output == nil && len(t.values) == 0 {
 		return res, nil
 	}
-	report(fmt.Sprintf("writing %d rows to %s", len(result.rows), dest.uri))
-	lit, err := dest.write(result)
-	if err != nil {
+	if res.Outputs, err = valuesOf(t.values, result); err != nil {
 		return nil, err
 	}
-	res.Outputs = &core.LiteralMap{Literals: map[string]*core.Literal{t.output.name: lit}}
+	if t.output != nil {
+		report(fmt.Sprintf("writing %d rows to %s", len(result.rows), dest.uri))
+		if res.Outputs.Literals[t.output.name], err = dest.write(result); err != nil {
+			return nil, err
+		}
+	}
 	return res, nil
 }
 

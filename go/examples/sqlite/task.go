@@ -2,7 +2,9 @@ package sqlite
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/structpb"
@@ -16,10 +18,11 @@ type task struct {
 	query      statement
 	uri        string
 	compressed bool
-	output     *output // nil: the query runs and its rows are counted
+	output     *output       // the whole result as a table; nil: there is no such output
+	values     []valueOutput // by name; without any output, the query runs and its rows are counted
 }
 
-// output is the one output that a template declares.
+// output is an output that holds all rows.
 type output struct {
 	name    string
 	schema  *core.SchemaType            // one of these two is set
@@ -54,7 +57,7 @@ func parseTask(req *admin.CreateTaskRequest) (*task, error) {
 		return nil, err
 	}
 	if vars := req.GetTemplate().GetInterface().GetOutputs().GetVariables(); len(vars) > 0 {
-		if t.output, err = parseOutput(vars); err != nil {
+		if err := t.parseOutputs(vars); err != nil {
 			return nil, err
 		}
 	}
@@ -72,28 +75,31 @@ func customString(custom *structpb.Struct, name string) (string, error) {
 	return v.StringValue, nil
 }
 
-// parseOutput reads the declaration of the one output in vars.
-func parseOutput(vars map[string]*core.Variable) (*output, error) {
+// parseOutputs reads the declarations of the outputs: at most one table, and values.
+func (t *task) parseOutputs(vars map[string]*core.Variable) error {
 	const field = "template.interface.outputs"
-	if len(vars) > 1 {
-		return nil, fmt.Errorf("%s declares %d outputs; a query has one result, so declare one or none", field, len(vars))
-	}
-	for name, v := range vars {
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		typ := vars[name].GetType()
+		if v, ok := parseValueOutput(name, typ); ok {
+			t.values = append(t.values, v)
+			continue
+		}
+		out := &output{name: name, schema: typ.GetSchema(), dataset: typ.GetStructuredDatasetType()}
+		if out.schema == nil && out.dataset == nil {
+			return fmt.Errorf("%s.%s is of a type that a query does not give; it gives a schema, a structured dataset, "+
+				"an int, float, str or bool, Optional or not, and a list of those", field, name)
+		}
+		if t.output != nil {
+			return fmt.Errorf("%s declares two tables, %s and %s; a query has one result", field, t.output.name, name)
+		}
 		// The name becomes a file name.
 		if name == "" || strings.ContainsAny(name, "/\\\x00") || strings.HasPrefix(name, ".") || !filepath.IsLocal(name) {
-			return nil, fmt.Errorf("%s: %q cannot name a file", field, name)
+			return fmt.Errorf("%s: %q cannot name a file", field, name)
 		}
-		switch {
-		case v.GetType().GetSchema() != nil:
-			return &output{name: name, schema: v.GetType().GetSchema()}, nil
-		case v.GetType().GetStructuredDatasetType() != nil:
-			d := v.GetType().GetStructuredDatasetType()
-			if f := d.GetFormat(); f != "" && f != formatParquet {
-				return nil, fmt.Errorf("%s.%s asks for format %q; this service writes %q", field, name, f, formatParquet)
-			}
-			return &output{name: name, dataset: d}, nil
+		if f := out.dataset.GetFormat(); f != "" && f != formatParquet {
+			return fmt.Errorf("%s.%s asks for format %q; this service writes %q", field, name, f, formatParquet)
 		}
-		return nil, fmt.Errorf("%s.%s is neither a schema nor a structured dataset", field, name)
+		t.output = out
 	}
-	return nil, fmt.Errorf("%s declares nothing", field)
+	return nil
 }
