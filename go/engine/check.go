@@ -11,6 +11,8 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/agent"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/connector"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/compiler"
 	propellertask "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task"
 	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
@@ -48,7 +50,7 @@ type checker struct {
 	// types has the id of the enabled built-in plugin of each task type; kube says which of them make Kubernetes objects.
 	types map[string]string
 	kube  map[string]bool
-	// learns is set if the connector or agent plugin is enabled, which may serve any type.
+	// learns is set if the connector or agent plugin has a service, which may serve any type.
 	learns  bool
 	seen    map[string]bool
 	reasons []string
@@ -64,8 +66,12 @@ func (c *checker) plugins(ctx context.Context) error {
 		switch entry.ID {
 		case backend.ID:
 			continue
-		case "connector-service", "agent-service":
-			c.learns = true
+		case "connector-service":
+			cfg := connector.GetConfig()
+			c.learns = c.learns || cfg.DefaultConnector.Endpoint != "" || len(cfg.ConnectorDeployments) > 0
+		case "agent-service":
+			cfg := agent.GetConfig()
+			c.learns = c.learns || cfg.DefaultAgent.Endpoint != "" || len(cfg.AgentDeployments) > 0
 		}
 		for _, t := range entry.RegisteredTaskTypes {
 			c.types[t] = entry.ID

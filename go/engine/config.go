@@ -19,8 +19,8 @@ const (
 	// reevaluate is how often a workflow is looked at that nothing wakes, where propeller takes 10 s: sleep gates, time-outs
 	// and plugins that do not wake propeller wait for it.
 	reevaluate = time.Second
-	// logLevel is errors only: what happens is told by events.
-	logLevel = logger.ErrorLevel
+	// logLevel is panics only: events tell what happens, and propeller logs as errors much that is none.
+	logLevel = logger.PanicLevel
 )
 
 // loadConfig sets defaults and reads the configuration as propeller does. It is one for the process, and flytestdlib decodes

@@ -46,13 +46,18 @@ func (x *Execution) Done() <-chan struct{} { return x.done }
 // Wait blocks until the execution has ended. An error means that ctx ended first or that the outputs cannot be read; a
 // workflow that failed is an outcome.
 func (x *Execution) Wait(ctx context.Context) (*Outcome, error) {
+	why := ErrClosed
 	select {
 	case <-x.done:
-		return x.outcome(ctx)
-	case <-ctx.Done():
-		return nil, fmt.Errorf("execution %s has not ended: %w", x.id.GetName(), ctx.Err())
 	case <-x.e.ctx.Done():
-		return nil, fmt.Errorf("execution %s has not ended: %w", x.id.GetName(), ErrClosed)
+	case <-ctx.Done():
+		why = ctx.Err()
+	}
+	select {
+	case <-x.done: // it may have ended at the same moment, or long ago
+		return x.outcome(context.WithoutCancel(ctx))
+	default:
+		return nil, fmt.Errorf("execution %s has not ended: %w", x.id.GetName(), why)
 	}
 }
 
