@@ -28,6 +28,27 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
 )
 
+// childEnv has the test binary be a parent of processes, which a test then kills; its value is the folder for their ids.
+const childEnv = "CLUSTER_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	dir := os.Getenv(childEnv)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	c, err := cluster.New(cluster.Options{Processes: &cluster.Processes{Concurrency: 3, Grace: time.Millisecond}})
+	if err != nil {
+		panic(err)
+	}
+	for i := range 3 {
+		script := fmt.Sprintf("trap '' TERM; sleep 1000 & echo $$ > %s/%d; wait; wait", dir, i)
+		if err := c.Client().GetClient().Create(context.Background(), shell(fmt.Sprintf("p%d", i), script)); err != nil {
+			panic(err)
+		}
+	}
+	select {}
+}
+
 const wait, tick = 30 * time.Second, 5 * time.Millisecond
 
 // world is a cluster, what its processes wrote, and the changes that its informer told.
@@ -413,4 +434,58 @@ func TestCloseLeavesNothing(t *testing.T) {
 	assert.Equal(t, v1.PodRunning, w.get(t, "p0").Status.Phase, "the end of the cluster is not the task's failure")
 	assert.Equal(t, v1.PodPending, w.get(t, "p9").Status.Phase)
 	require.ErrorIs(t, w.kube.Create(context.Background(), shell("late", "true")), cluster.ErrClosed)
+}
+
+func TestNothingOutlivesItsParent(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+dir)
+	require.NoError(t, cmd.Start())
+	var groups []int
+	for i := range 3 {
+		groups = append(groups, pidFrom(t, fmt.Sprintf("%s/%d", dir, i)))
+	}
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	for _, g := range groups {
+		// Of each, the shell and its child, which ignore SIGTERM.
+		assert.Eventually(t, func() bool { return len(members(t, g)) == 0 }, wait, 50*time.Millisecond)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	source := t.TempDir()
+	w := newWorld(t, &cluster.Processes{
+		Python: cluster.Python{Path: "/venv/bin/python", Scripts: "/scripts"}, Source: source,
+		Environ: []string{"PATH=/usr/bin:/bin", "PYTHONPATH=/theirs", "KEPT=kept", "SET=outer", "FLYTE_INTERNAL_EXECUTION_ID=outer"},
+	})
+	p := shell("a", `echo $PATH; echo $PYTHONPATH; echo $KEPT; echo $SET; echo "<$FLYTE_INTERNAL_EXECUTION_ID>"; pwd; echo "$0 $1"; echo $LABEL`)
+	c := &p.Spec.Containers[0]
+	c.Env = append(c.Env, v1.EnvVar{Name: "SET", Value: "by the pod"}, v1.EnvVar{
+		Name: "LABEL", ValueFrom: &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{FieldPath: "metadata.labels['node-id']"}},
+	})
+	c.Args = []string{"$(SET)", "$(UNSET) 1$ $$(SET)"}
+	w.create(t, p)
+	w.until(t, "a", v1.PodSucceeded)
+	assert.Equal(t, []string{
+		"/scripts:/venv/bin:/usr/bin:/bin", source + ":/theirs", "kept", "by the pod", "<>", source, "by the pod $(UNSET) 1$ $(SET)", "n0",
+	}, w.text())
+}
+
+func TestNewSaysWhatIsWrong(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	for _, c := range []struct {
+		why, err string
+		p        cluster.Processes
+	}{
+		{why: "sources are a file", p: cluster.Processes{Source: file}, err: "the folder of the tasks' sources, " + file + ", is a file"},
+		{why: "no sources", p: cluster.Processes{Source: file + "-none"}, err: "the folder of the tasks' sources: stat " + file + "-none: no such file or directory"},
+		{why: "logs are a file", p: cluster.Processes{LogDir: file}, err: "cannot make the folder for the processes' output: mkdir " + file + ": not a directory"},
+	} {
+		t.Run(c.why, func(t *testing.T) {
+			_, err := cluster.New(cluster.Options{Processes: &c.p})
+			require.EqualError(t, err, c.err)
+		})
+	}
 }

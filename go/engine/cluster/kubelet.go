@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -71,8 +70,12 @@ func newKubelet(o Processes, a *api) (*kubelet, error) {
 		}
 	}
 	if o.Source != "" {
-		if info, err := os.Stat(o.Source); err != nil || !info.IsDir() {
-			return nil, fmt.Errorf("the folder with the tasks' sources, %s, is no folder: %w", o.Source, errors.Join(err, os.ErrNotExist))
+		info, err := os.Stat(o.Source)
+		if err != nil {
+			return nil, fmt.Errorf("the folder of the tasks' sources: %w", err)
+		}
+		if !info.IsDir() {
+			return nil, fmt.Errorf("the folder of the tasks' sources, %s, is a file", o.Source)
 		}
 	}
 	l, err := newLauncher(o.Grace)
