@@ -80,7 +80,7 @@ func (c *checker) plugins(ctx context.Context) error {
 	c.kube = map[string]bool{}
 	for _, entry := range pluginmachinery.PluginRegistry().GetK8sPlugins() {
 		for _, t := range entry.RegisteredTaskTypes {
-			if c.types[t] == strings.ToLower(entry.ID) {
+			if strings.EqualFold(c.types[t], entry.ID) {
 				c.kube[t] = true
 			}
 		}
