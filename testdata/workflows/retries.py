@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from flytekit import kwtypes, workflow
+from flytekit import workflow
 from jobs import Job
 
 inc = Job("retries.inc", add=1)
