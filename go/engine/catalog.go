@@ -74,11 +74,11 @@ func (c *cache) Get(ctx context.Context, key catalog.Key) (catalog.Entry, error)
 		return catalog.Entry{}, status.Errorf(codes.NotFound, "what is cached for these inputs cannot be read: %v", err)
 	}
 	tag.ArtifactId = artifact.GetId()
-	source, err := propellercatalog.GetSourceFromMetadata(nil, artifact.GetMetadata(), key.Identifier) //nolint:govet // propeller's Key holds its identifier by value
+	source, err := propellercatalog.GetSourceFromMetadata(nil, artifact.GetMetadata(), key.Identifier)
 	if err != nil {
 		return catalog.Entry{}, err
 	}
-	outputs, err := propellercatalog.GenerateTaskOutputsFromArtifact(key.Identifier, key.TypedInterface, artifact) //nolint:govet // as above
+	outputs, err := propellercatalog.GenerateTaskOutputsFromArtifact(key.Identifier, key.TypedInterface, artifact)
 	if err != nil {
 		return catalog.Entry{}, status.Errorf(codes.NotFound, "what is cached for these inputs does not fit: %v", err)
 	}

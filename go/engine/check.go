@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
+	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
 	"github.com/flyte-backend/flyte-backend/go/registry"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -31,7 +32,7 @@ func (e *RefusedError) Error() string {
 // check refuses a workflow, and those that it launches, that would fail or hang for want of something that this engine or
 // its configuration does not have. What a dynamic task will ask for cannot be known before.
 func (e *Engine) check(ctx context.Context, closure *core.CompiledWorkflowClosure, b *bundle.Bundle) error {
-	c := checker{e: e, b: b, types: map[string]string{}, seen: map[string]bool{}}
+	c := checker{e: e, b: b, core: map[string]bool{}, seen: map[string]bool{}}
 	if err := c.plugins(ctx); err != nil {
 		return err
 	}
@@ -47,9 +48,8 @@ func (e *Engine) check(ctx context.Context, closure *core.CompiledWorkflowClosur
 type checker struct {
 	e *Engine
 	b *bundle.Bundle
-	// types has the id of the enabled built-in plugin of each task type; kube says which of them make Kubernetes objects.
-	types map[string]string
-	kube  map[string]bool
+	// core has the task types of enabled built-in plugins that make no Kubernetes objects.
+	core map[string]bool
 	// learns is set if the connector or agent plugin has a service, which may serve any type.
 	learns  bool
 	seen    map[string]bool
@@ -62,10 +62,12 @@ func (c *checker) plugins(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot list propeller's plugins: %w", err)
 	}
+	inKubernetes := map[string]bool{backend.ID: true}
+	for _, entry := range pluginmachinery.PluginRegistry().GetK8sPlugins() {
+		inKubernetes[strings.ToLower(entry.ID)] = true
+	}
 	for _, entry := range entries {
 		switch entry.ID {
-		case backend.ID:
-			continue
 		case "connector-service":
 			cfg := connector.GetConfig()
 			c.learns = c.learns || cfg.DefaultConnector.Endpoint != "" || len(cfg.ConnectorDeployments) > 0
@@ -74,15 +76,7 @@ func (c *checker) plugins(ctx context.Context) error {
 			c.learns = c.learns || cfg.DefaultAgent.Endpoint != "" || len(cfg.AgentDeployments) > 0
 		}
 		for _, t := range entry.RegisteredTaskTypes {
-			c.types[t] = entry.ID
-		}
-	}
-	c.kube = map[string]bool{}
-	for _, entry := range pluginmachinery.PluginRegistry().GetK8sPlugins() {
-		for _, t := range entry.RegisteredTaskTypes {
-			if c.types[t] == strings.ToLower(entry.ID) {
-				c.kube[t] = true
-			}
+			c.core[t] = c.core[t] || !inKubernetes[strings.ToLower(entry.ID)]
 		}
 	}
 	return nil
@@ -139,18 +133,16 @@ func (c *checker) task(t *core.TaskTemplate) {
 		}
 		unanswered = snap.Unanswered()
 	}
-	inContainer := t.GetContainer() != nil || t.GetK8SPod() != nil
-	_, builtIn := c.types[taskType]
 	switch {
 	case t.GetMetadata().GetIsEager():
 		c.refuse("task %q is an eager workflow, which starts its tasks through flyteadmin, and there is none here", name)
-	case builtIn && !c.kube[taskType], c.learns:
-	case !inContainer:
+	case c.core[taskType], c.learns:
+	case t.GetContainer() == nil && t.GetK8SPod() == nil:
 		c.refuse("task %q has type %q, which no backend plugin service has registered and no built-in plugin runs%s", name, taskType, notAnswering(unanswered))
-	case builtIn && taskType != "container" && taskType != "python-task" && taskType != "raw-container" && taskType != "sidecar":
-		c.refuse("task %q has type %q, whose built-in plugin %q needs an operator in a Kubernetes cluster", name, taskType, c.types[taskType])
-	case c.e.opts.Processes == nil:
-		c.refuse("task %q (type %q) runs in a container, and there is no Kubernetes here; it could run as a local process, which was not allowed%s", name, taskType, notAnswering(unanswered))
+	default:
+		if err := cluster.Runnable(t, c.e.opts.Processes); err != nil {
+			c.refuse("%v%s", err, notAnswering(unanswered))
+		}
 	}
 }
 

@@ -13,9 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	protov1 "github.com/golang/protobuf/proto" //nolint:depguard,staticcheck // propeller's interface names its Message
+	"google.golang.org/protobuf/proto"
 
 	"github.com/flyte-backend/flyte-backend/go/engine/history"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -120,7 +119,7 @@ func (l *eventLog) keep(e Event) error {
 	if err != nil {
 		return err
 	}
-	frame := binary.BigEndian.AppendUint64(nil, uint64(e.At.UnixNano())) //nolint:gosec // after 1970
+	frame := binary.BigEndian.AppendUint64(nil, uint64(e.At.UnixNano()))
 	frame = append(frame, kind)
 	frame = binary.AppendUvarint(frame, uint64(len(body)))
 	frame = append(frame, body...)

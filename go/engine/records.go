@@ -33,22 +33,32 @@ func openRecords(dir string) (*records, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, err
 	}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, recordSuffix) {
-			return err
-		}
-		key, err := url.PathUnescape(strings.TrimSuffix(filepath.Base(path), recordSuffix))
+	kinds, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, kind := range kinds {
+		files, err := os.ReadDir(filepath.Join(dir, kind.Name()))
 		if err != nil {
-			return fmt.Errorf("%s is not a file of an engine's state: %w", path, err)
+			return nil, err
 		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return err
+		for _, f := range files {
+			name, isRecord := strings.CutSuffix(f.Name(), recordSuffix)
+			if !isRecord {
+				continue // was being written when its process was killed
+			}
+			key, err := url.PathUnescape(name)
+			if err != nil {
+				return nil, fmt.Errorf("%s is not a file of an engine's state: %w", f.Name(), err)
+			}
+			data, err := os.ReadFile(filepath.Join(dir, kind.Name(), f.Name()))
+			if err != nil {
+				return nil, err
+			}
+			r.remember(kind.Name(), key, data)
 		}
-		r.remember(filepath.Base(filepath.Dir(path)), key, data)
-		return nil
-	})
-	return r, err
+	}
+	return r, nil
 }
 
 func (r *records) remember(kind, key string, data []byte) {

@@ -20,6 +20,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/engine"
 	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
+	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
 	"github.com/flyte-backend/flyte-backend/testdata/workflows"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
@@ -37,6 +38,9 @@ type order struct {
 	Inputs map[string]int64
 	// Lists are lists of integers.
 	Lists map[string][]int64
+	// Python is a virtual environment, and Source where the packages' code is; tasks in containers are local processes if they
+	// are set.
+	Python, Source string
 }
 
 var children = map[string]func(){"run": runOrder}
@@ -45,7 +49,13 @@ var children = map[string]func(){"run": runOrder}
 func runOrder() {
 	var o order
 	check(json.Unmarshal([]byte(os.Getenv("FLYTE_BACKEND_ENGINE_TEST_ORDER")), &o))
-	e, err := engine.Open(context.Background(), engine.Options{Folder: o.Folder, Config: o.Config})
+	opts := engine.Options{Folder: o.Folder, Config: o.Config}
+	if o.Python != "" {
+		python, err := cluster.FindPython(context.Background(), o.Python)
+		check(err)
+		opts.Processes = &cluster.Processes{Python: python, Source: o.Source}
+	}
+	e, err := engine.Open(context.Background(), opts)
 	check(err)
 	b, err := bundle.Read(o.Module, workflows.Archive(o.Module), bundle.Options{})
 	check(err)
@@ -73,10 +83,29 @@ func runOrder() {
 	for _, x := range xs {
 		out, err := x.Wait(context.Background())
 		check(err)
-		fmt.Println(x.ID().GetName(), out.Phase, integer(out.Outputs.GetLiterals()["o0"]), out.Error.GetMessage())
+		fmt.Println(x.ID().GetName(), out.Phase, show(out.Outputs.GetLiterals()["o0"]), out.Error.GetMessage())
 	}
 	check(e.Close())
 	fmt.Println("closed")
+}
+
+// show is a literal in short.
+func show(l *core.Literal) string {
+	switch {
+	case l.GetCollection() != nil:
+		var parts []string
+		for _, item := range l.GetCollection().GetLiterals() {
+			parts = append(parts, show(item))
+		}
+		return "[" + strings.Join(parts, " ") + "]"
+	case l.GetScalar().GetUnion() != nil:
+		return show(l.GetScalar().GetUnion().GetValue())
+	case l.GetScalar().GetNoneType() != nil:
+		return "none"
+	case l.GetScalar().GetPrimitive().GetStringValue() != "":
+		return l.GetScalar().GetPrimitive().GetStringValue()
+	}
+	return strconv.FormatInt(integer(l), 10)
 }
 
 func check(err error) {

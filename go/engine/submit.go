@@ -10,7 +10,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
@@ -107,7 +106,7 @@ func (e *Engine) start(plan *admin.LaunchPlan, closure *core.CompiledWorkflowClo
 	}
 	now := metav1.NewTime(time.Now())
 	wf.ExecutionID = v1alpha1.ExecutionID{WorkflowExecutionIdentifier: id}
-	wf.UID, wf.CreationTimestamp, wf.AcceptedAt = types.UID(uuid.NewUUID()), now, &now
+	wf.UID, wf.CreationTimestamp, wf.AcceptedAt = uuid.NewUUID(), now, &now
 	wf.WorkflowMeta = &v1alpha1.WorkflowMeta{EventVersion: v1alpha1.EventVersion2}
 	for k, v := range s.Labels {
 		wf.Labels[k] = v
@@ -129,9 +128,9 @@ func (e *Engine) start(plan *admin.LaunchPlan, closure *core.CompiledWorkflowClo
 		raw = &admin.RawOutputDataConfig{OutputLocationPrefix: cmp.Or(plan.GetSpec().GetRawOutputDataConfig().GetOutputLocationPrefix(), e.rawPrefix)}
 	}
 	wf.RawOutputDataConfig = v1alpha1.RawOutputDataConfig{RawOutputDataConfig: raw}
-	wf.SecurityContext = *security //nolint:govet // the resource holds it by value
+	wf.SecurityContext = *security
 	wf.ExecutionConfig = v1alpha1.ExecutionConfig{
-		MaxParallelism: cmp.Or(s.MaxParallelism, uint32(max(plan.GetSpec().GetMaxParallelism(), 0)), defaultParallelism), //nolint:gosec // not negative
+		MaxParallelism: cmp.Or(s.MaxParallelism, uint32(max(plan.GetSpec().GetMaxParallelism(), 0)), defaultParallelism),
 		Interruptible:  s.Interruptible, OverwriteCache: s.OverwriteCache, EnvironmentVariables: s.Env,
 	}
 	if err := e.keepClosure(kept); err != nil {
@@ -150,4 +149,3 @@ func (e *Engine) start(plan *admin.LaunchPlan, closure *core.CompiledWorkflowClo
 	e.begin(x.key, rec)
 	return x, true, nil
 }
-

@@ -301,8 +301,8 @@ func TestRefused(t *testing.T) {
 		says                 string
 	}{
 		{"a type that nobody serves", "unserved", "nobody", nil, `task "unserved.unknown" has type "nobody_knows_this", which no backend plugin service has registered and no built-in plugin runs`},
-		{"a task in a container", "pythons", "plain", nil, `task "pythons.double" (type "python-task") runs in a container, and there is no Kubernetes here`},
-		{"a dynamic workflow, which is one too", "dynamics", "jobs", nil, `task "dynamics.jobs_of" (type "python-task") runs in a container`},
+		{"a task in a container", "pythons", "plain", nil, "task pythons.double (type python-task) cannot run: it is a container, there is no Kubernetes here, and running it as a local process has not been allowed"},
+		{"a dynamic workflow, which is one too", "dynamics", "jobs", nil, "task dynamics.jobs_of (type python-task) cannot run: it is a container"},
 		{"an eager workflow", "eagers", "twice", map[string]any{"x": 1}, `task "eagers.twice" is an eager workflow, which starts its tasks through flyteadmin`},
 	} {
 		t.Run(tc.reason, func(t *testing.T) {
