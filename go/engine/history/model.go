@@ -2,6 +2,7 @@ package history
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,6 +39,8 @@ type Description struct {
 	Workflow   *core.CompiledWorkflowClosure
 	LaunchPlan *core.Identifier
 	Inputs     *core.LiteralMap
+	// Parent is the execution that has launched it, if one has. Its node's events tell too, but later.
+	Parent *core.WorkflowExecutionIdentifier
 }
 
 type execution struct {
@@ -143,6 +146,9 @@ func (m *Model) Describe(d Description) {
 	if d.Inputs != nil {
 		x.inputs = d.Inputs
 	}
+	if d.Parent != nil {
+		m.adopt(m.execution(d.Parent), x)
+	}
 	m.changed(x)
 }
 
@@ -242,7 +248,9 @@ func (m *Model) addNode(received time.Time, e *event.NodeExecutionEvent) {
 		}
 	}
 	if id := e.GetWorkflowNodeMetadata().GetExecutionId(); id.GetName() != "" {
-		m.link(x, n, m.execution(id))
+		if child := m.execution(id); m.adopt(x, child) {
+			n.launched = child
+		}
 	}
 	m.changed(x)
 	if fresh && n.id != startNode && n.id != endNode {
@@ -254,18 +262,18 @@ func (m *Model) addNode(received time.Time, e *event.NodeExecutionEvent) {
 	}
 }
 
-// link makes one execution the child of another's node, unless that would close a circle.
-func (m *Model) link(x *execution, n *node, child *execution) {
+// adopt makes one execution the child of another, unless it has a parent or that would close a circle.
+func (m *Model) adopt(x, child *execution) bool {
 	for up := x; up != nil; up = up.parent {
 		if up == child {
-			return
+			return false
 		}
 	}
 	if child.parent != nil && child.parent != x {
-		return
+		return false
 	}
 	child.parent = x
-	n.launched = child
+	return true
 }
 
 func (m *Model) addTask(received time.Time, e *event.TaskExecutionEvent) {
@@ -341,7 +349,10 @@ func (m *Model) addTask(received time.Time, e *event.TaskExecutionEvent) {
 		if len(touched) > 0 {
 			message = strings.TrimSpace(message + " " + itemsText(touched))
 		}
-		m.record(&Record{At: at, Received: received, Execution: x.id.GetName(), Node: n.id, Task: true, Attempt: number, Phase: p, Message: message})
+		m.record(&Record{
+			At: at, Received: received, Execution: x.id.GetName(), Node: n.id, Task: true, Attempt: number, Phase: p, Message: message,
+			Items: len(touched) > 0,
+		})
 	}
 }
 
@@ -389,23 +400,30 @@ func (n *node) addItems(at time.Time, resources []*event.ExternalResourceInfo) [
 
 // itemsText is "#3 and 16 more SUCCEEDED, #2 FAILED".
 func itemsText(touched []*event.ExternalResourceInfo) string {
-	first := map[Phase]uint32{}
+	first := map[Phase]*event.ExternalResourceInfo{}
 	count := map[Phase]int{}
 	for _, r := range touched {
 		p := ofTask(r.GetPhase())
-		if count[p] == 0 || r.GetIndex() < first[p] {
-			first[p] = r.GetIndex()
+		if count[p] == 0 || r.GetIndex() < first[p].GetIndex() {
+			first[p] = r
 		}
 		count[p]++
 	}
 	var parts []string
 	for p := Unknown; p <= NotRun; p++ {
-		switch c := count[p]; {
-		case c == 1:
-			parts = append(parts, "#"+strconv.Itoa(int(first[p]))+" "+p.String())
-		case c > 1:
-			parts = append(parts, "#"+strconv.Itoa(int(first[p]))+" and "+strconv.Itoa(c-1)+" more "+p.String())
+		c := count[p]
+		if c == 0 {
+			continue
 		}
+		text := fmt.Sprintf("#%d", first[p].GetIndex())
+		if c > 1 {
+			text += fmt.Sprintf(" and %d more", c-1)
+		}
+		text += " " + p.String()
+		if a := first[p].GetRetryAttempt(); c == 1 && a > 0 {
+			text += fmt.Sprintf(" (attempt %d)", a+1)
+		}
+		parts = append(parts, text)
 	}
 	return strings.Join(parts, ", ")
 }

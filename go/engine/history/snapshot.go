@@ -66,6 +66,8 @@ type Record struct {
 	Attempt int
 	Phase   Phase
 	Message string
+	// Items says that the message tells of items of a map.
+	Items bool
 }
 
 // Execution is one run of a workflow.

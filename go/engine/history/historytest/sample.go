@@ -24,7 +24,7 @@ func Sample(start time.Time) ([]history.Description, []history.Event) {
 	s.workflow()
 	return []history.Description{
 		{ID: r.ID, Workflow: SampleWorkflow(), LaunchPlan: id("churn.weekly"), Inputs: Values("region", String("europe"), "week", Int(47))},
-		{ID: child.ID, Workflow: sampleChild(), LaunchPlan: id("scoring.nightly")},
+		{ID: child.ID, Parent: r.ID, Workflow: sampleChild(), LaunchPlan: id("scoring.nightly")},
 	}, Sorted(r, child)
 }
 
