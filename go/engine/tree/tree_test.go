@@ -89,7 +89,7 @@ func TestFailedAndRunningStayWhenThereIsNoRoom(t *testing.T) {
 	assert.Contains(t, got, "… 250 more succeeded")
 	assert.Contains(t, got, "RUNNING")
 	assert.NotContains(t, got, "SUCCEEDED")
-	got = live(historytest.SampleUntil(start, 91400*time.Millisecond).Snapshot(), 92*time.Second, 120, 4)
+	got = live(historytest.SampleUntil(start, 91400*time.Millisecond).Snapshot(), 92*time.Second, 120, 5)
 	assert.Contains(t, got, "n6 churn.publish")
 }
 
