@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
@@ -76,11 +77,38 @@ func TestReadmeConfigurationIsValid(t *testing.T) {
 	require.NoError(t, cfg.Validate())
 }
 
-// TestReadmeNamesRealTests: every row of the comparison is shown by a test that exists.
-func TestReadmeNamesRealTests(t *testing.T) {
-	named := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(read(t, "README.md"), -1)
+// TestEngineExampleRuns: the program of the document runs a workflow at a service.
+func TestEngineExampleRuns(t *testing.T) {
+	programs := blocks(read(t, "docs/engine.md"), "go")
+	require.Len(t, programs, 1)
+	service := backendtest.NewJobs()
+	require.NoError(t, service.Start())
+	t.Cleanup(service.Kill)
+	dir, err := os.MkdirTemp(".", "engine-") //nolint:usetesting // inside the module, for its go.mod
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(programs[0]), 0o600))
+	out, err := exec.CommandContext(t.Context(), "go", "run", "./"+dir, "../testdata/workflows/chains.tgz", service.Endpoint()).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "n2 SUCCEEDED\n")
+	require.Contains(t, string(out), "SUCCEEDED 112\n")
+}
+
+// TestDocumentsNameRealTests: what is said to be shown by a test is shown by one that exists.
+func TestDocumentsNameRealTests(t *testing.T) {
+	for document, packages := range map[string]string{
+		"README.md":      "../go/tasks/plugins/webapi/backend/*_test.go",
+		"docs/engine.md": "../go/engine/*_test.go",
+	} {
+		namesRealTests(t, document, packages)
+	}
+}
+
+func namesRealTests(t *testing.T, document, packages string) {
+	t.Helper()
+	named := regexp.MustCompile("`(Test[A-Za-z0-9]+)`").FindAllStringSubmatch(read(t, document), -1)
 	require.Greater(t, len(named), 10)
-	files, err := filepath.Glob("../go/tasks/plugins/webapi/backend/*_test.go")
+	files, err := filepath.Glob(packages)
 	require.NoError(t, err)
 	var all strings.Builder
 	for _, f := range files {
@@ -89,7 +117,7 @@ func TestReadmeNamesRealTests(t *testing.T) {
 		all.Write(b)
 	}
 	for _, n := range named {
-		require.Contains(t, all.String(), "func "+n[1]+"(", "the README names a test that is not there")
+		require.True(t, strings.Contains(all.String(), "func "+n[1]+"("), "%s names %s, which is not there", document, n[1])
 	}
 }
 

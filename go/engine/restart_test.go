@@ -171,6 +171,21 @@ func jobsService(t *testing.T) *backendtest.Backend {
 	return b
 }
 
+// killAtRandom runs the order and kills it, again and again until it comes to its end or was killed often enough.
+func killAtRandom(t *testing.T, o order, most int) (kills int) {
+	t.Helper()
+	for range most {
+		c := startChild(t, o)
+		time.Sleep(time.Duration(300+rand.IntN(1200)) * time.Millisecond) // the moment is to be any
+		if lines := c.kill(); len(lines) > 0 && lines[len(lines)-1] == "closed" {
+			break
+		}
+		kills++
+	}
+	require.Positive(t, kills, "it was to be killed")
+	return kills
+}
+
 // TestKilledAtRandom: 200 executions of three jobs each, in an engine that is killed again and again, all succeed, and every
 // job was made once.
 func TestKilledAtRandom(t *testing.T) {
@@ -181,14 +196,7 @@ func TestKilledAtRandom(t *testing.T) {
 		Folder: filepath.Join(t.TempDir(), "state"), Config: fmt.Sprintf(config, b.Endpoint()),
 		Module: "chains", Workflow: "chains.chain", Count: executions, Inputs: map[string]int64{"x": 1},
 	}
-	kills := 0
-	for deadline := time.Now().Add(limit); kills < 6 && time.Now().Before(deadline); kills++ {
-		c := startChild(t, o)
-		time.Sleep(time.Duration(300+rand.IntN(1200)) * time.Millisecond) // the moment is to be any
-		if lines := c.kill(); len(lines) > 0 && lines[len(lines)-1] == "closed" {
-			break
-		}
-	}
+	kills := killAtRandom(t, o, 6)
 	lines := startChild(t, o).wait()
 	require.Equal(t, "closed", lines[len(lines)-1], "%s", lines)
 	done := 0
@@ -199,9 +207,8 @@ func TestKilledAtRandom(t *testing.T) {
 		}
 	}
 	require.Equal(t, executions, done)
-	require.Positive(t, kills)
 	jobs := b.Jobs()
-	require.Len(t, jobs, 3*executions, "each job once")
+	requireJobs(t, 3*executions, jobs, "each job once")
 	t.Logf("%d kills; creates that were repeated with the same key: %d", kills, b.Calls(backendtest.Create)-len(jobs))
 }
 
@@ -216,7 +223,7 @@ func TestFolder(t *testing.T) {
 	o.Count = 2
 	second := startChild(t, o).wait()
 	require.Equal(t, []string{"opened with 1 executions", "x0 SUCCEEDED 12 ", "x1 SUCCEEDED 12 ", "closed"}, second)
-	require.Len(t, b.JobsOf("x1"), 1, "the other job's result was in the cache")
+	requireJobs(t, 1, b.JobsOf("x1"), "the other job's result was in the cache")
 	names, err := filepath.Glob(filepath.Join(folder, "events", "*"))
 	require.NoError(t, err)
 	require.Len(t, names, 2)

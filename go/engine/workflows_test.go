@@ -96,7 +96,7 @@ func TestFailures(t *testing.T) {
 			require.Equal(t, tc.kind, out.Error.GetKind(), "%v", out.Error)
 			require.Contains(t, out.Error.GetCode(), tc.code, "%v", out.Error)
 			require.Contains(t, out.Error.GetMessage(), tc.message)
-			require.Len(t, service.JobsOf(x.ID().GetName()), tc.jobs)
+			requireJobs(t, tc.jobs, service.JobsOf(x.ID().GetName()))
 		})
 	}
 }
@@ -253,27 +253,27 @@ func TestCache(t *testing.T) {
 		require.Equal(t, int64(111), integer(wait(t, first).Outputs.GetLiterals()["o0"]))
 		second := start(t, "caching", "once", map[string]any{"x": 100})
 		require.Equal(t, int64(111), integer(wait(t, second).Outputs.GetLiterals()["o0"]))
-		require.Len(t, service.JobsOf(first.ID().GetName()), 2)
-		require.Len(t, service.JobsOf(second.ID().GetName()), 1, "the cached job was not made again")
+		requireJobs(t, 2, service.JobsOf(first.ID().GetName()))
+		requireJobs(t, 1, service.JobsOf(second.ID().GetName()), "the cached job was not made again")
 		require.Contains(t, cacheStatus(second), core.CatalogCacheStatus_CACHE_HIT)
 		again, err := shared.Submit(t.Context(), load(t, "caching"), "caching.once", engine.Submission{
 			Inputs: inputs(t, map[string]any{"x": 100}), OverwriteCache: true,
 		})
 		require.NoError(t, err)
 		wait(t, again)
-		require.Len(t, service.JobsOf(again.ID().GetName()), 2, "it was to be made again")
+		requireJobs(t, 2, service.JobsOf(again.ID().GetName()), "it was to be made again")
 	})
 	t.Run("within an execution", func(t *testing.T) {
 		t.Parallel()
 		x := start(t, "caching", "twice", map[string]any{"x": 200})
 		require.Equal(t, int64(210), integer(wait(t, x).Outputs.GetLiterals()["o1"]))
-		require.Len(t, service.JobsOf(x.ID().GetName()), 1)
+		requireJobs(t, 1, service.JobsOf(x.ID().GetName()))
 	})
 	t.Run("one fills it while the other waits", func(t *testing.T) {
 		t.Parallel()
 		x := start(t, "caching", "serialized", map[string]any{"x": 300})
 		require.Equal(t, int64(400), integer(wait(t, x).Outputs.GetLiterals()["o1"]))
-		require.Len(t, service.JobsOf(x.ID().GetName()), 1)
+		requireJobs(t, 1, service.JobsOf(x.ID().GetName()))
 	})
 	t.Run("an input that does not count", func(t *testing.T) {
 		t.Parallel()
@@ -287,7 +287,7 @@ func TestCache(t *testing.T) {
 		for range 2 {
 			x := start(t, "caching", "failing", map[string]any{"x": 500})
 			require.Equal(t, core.WorkflowExecution_FAILED, wait(t, x).Phase)
-			require.Len(t, service.JobsOf(x.ID().GetName()), 1)
+			requireJobs(t, 1, service.JobsOf(x.ID().GetName()))
 		}
 	})
 }

@@ -120,16 +120,14 @@ func run(t *testing.T, module, name string, values map[string]any) map[string]*c
 
 func integer(l *core.Literal) int64 { return l.GetScalar().GetPrimitive().GetInteger() }
 
-func integers(l *core.Literal) []int64 {
-	var out []int64
-	for _, item := range l.GetCollection().GetLiterals() {
-		out = append(out, integer(item))
-	}
-	return out
-}
-
 // eventually waits for a condition with a deadline.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	require.Eventually(t, condition, limit, 5*time.Millisecond, what)
+}
+
+// requireJobs compares their number only: a job prints as a page.
+func requireJobs(t *testing.T, want int, jobs []backendtest.Job, reason ...any) {
+	t.Helper()
+	require.Equal(t, want, len(jobs), reason...) //nolint:testifylint // Len would print them
 }

@@ -22,6 +22,7 @@ cached = Job("maps.cached", add=1, metadata=TaskMetadata(cache=True, cache_versi
 words = Job("maps.words", inputs=kwtypes(a=str), outputs=kwtypes(o0=str))
 quiet = Job("maps.quiet", outputs={})
 slow = Job("maps.slow", add=1, seconds=0.3)
+long = Job("maps.long", add=1, seconds=3600)
 other = Job("maps.other", task_type="job_b", add=1)
 at_once = Job("maps.at_once", task_type="job_sync", add=1)
 
@@ -113,3 +114,9 @@ def inside(xs: List[int] = [1, 2, 3]) -> Tuple[List[int], int]:
 def twice(xs: List[int] = [1, 2, 3]) -> List[int]:
     """A map over a map's results: each + 2."""
     return map_task(slow)(x=map_task(inc)(x=xs))
+
+
+@workflow
+def endless(xs: List[int] = [1, 2, 3]) -> List[int]:
+    """To be aborted, or each + 1 in the end."""
+    return map_task(long)(x=xs)

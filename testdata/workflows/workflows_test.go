@@ -40,7 +40,7 @@ var want = map[string]struct{ workflows, launchPlans string }{
 		"nightly of_endless of_failing of_parent of_single one_at_a_time plain with_default with_fixed",
 	},
 	"maps": {
-		"all_or_nothing bound from_cache half inside nothing plain retried retried_by_metadata strings summed twice two_at_a_time two_lists types", "",
+		"all_or_nothing bound endless from_cache half inside nothing plain retried retried_by_metadata strings summed twice two_at_a_time two_lists types", "",
 	},
 	"pythons":      {"context failing mapped mapped_half mixed plain retried too_slow", ""},
 	"retries":      {"exhausted fails_on_3 long_running overridden permanent recovers system timed_out timed_out_twice two_long_running", ""},
