@@ -2,6 +2,7 @@ package taskrunner
 
 import (
 	"context"
+	"fmt"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,13 +15,14 @@ import (
 	"github.com/flyteorg/flyte/flytepropeller/pkg/apis/flyteworkflow/v1alpha1"
 	propellerconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/config"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/executors"
+	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/common"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/handler"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/interfaces"
 	"github.com/flyteorg/flyte/flytestdlib/storage"
 )
 
 // describe makes the workflow and the node that propeller thinks the task belongs to.
-func (run *Run) describe() {
+func (run *Run) describe() error {
 	id := &core.WorkflowExecutionIdentifier{Project: run.task.Project, Domain: run.task.Domain, Name: run.task.Execution}
 	run.wf = &v1alpha1.FlyteWorkflow{
 		ObjectMeta:   metav1.ObjectMeta{Namespace: run.namespace(), Name: run.task.Execution},
@@ -31,13 +33,22 @@ func (run *Run) describe() {
 			EnvironmentVariables: run.environment(),
 		},
 	}
+	nodeID := run.task.Node
+	if run.task.Item != nil {
+		parent, err := common.CreateParentInfo(nil, run.task.Node, 0, false)
+		if err != nil {
+			return fmt.Errorf("cannot name the map of the sub-task: %w", err)
+		}
+		run.parent, nodeID = parent, fmt.Sprintf("n%d", *run.task.Item)
+	}
 	taskID := "task"
 	run.node = &v1alpha1.NodeSpec{
-		ID: run.task.Node, Kind: v1alpha1.NodeKindTask, TaskRef: &taskID,
+		ID: nodeID, Kind: v1alpha1.NodeKindTask, TaskRef: &taskID,
 		Resources: &v1.ResourceRequirements{}, // propeller's compiler never leaves it out
 	}
 	attempts := int(run.task.Template.GetMetadata().GetRetries().GetRetries()) + 1
 	run.node.RetryStrategy = &v1alpha1.RetryStrategy{MinAttempts: &attempts}
+	return nil
 }
 
 // nodeContext is one round's view of the node.
@@ -58,7 +69,7 @@ func (run *Run) nodeContext(ctx context.Context) *nodeContext {
 		run:    run,
 		inputs: ioutils.NewCachedInputReader(ctx, ioutils.NewRemoteFileInputReader(ctx, store, ioutils.NewInputFilePaths(ctx, store, run.dataDir()))),
 		status: &v1alpha1.NodeStatus{DataDir: run.dataDir(), OutputDir: run.outputDir(), Attempts: run.attempt},
-		exec:   executors.NewExecutionContext(run.wf, nil, nil, nil, executors.InitializeControlFlow()),
+		exec:   executors.NewExecutionContext(run.wf, nil, nil, run.parent, executors.InitializeControlFlow()),
 	}
 }
 
@@ -69,7 +80,7 @@ func (n *nodeContext) OutputShardSelector() ioutils.ShardSelector {
 func (n *nodeContext) DataStore() *storage.DataStore            { return n.run.r.store }
 func (n *nodeContext) InputReader() io.InputReader              { return n.inputs }
 func (n *nodeContext) EventsRecorder() interfaces.EventRecorder { return recorder{n.run} }
-func (n *nodeContext) NodeID() v1alpha1.NodeID                  { return n.run.task.Node }
+func (n *nodeContext) NodeID() v1alpha1.NodeID                  { return n.run.node.ID }
 func (n *nodeContext) Node() v1alpha1.ExecutableNode            { return n.run.node }
 func (n *nodeContext) CurrentAttempt() uint32                   { return n.run.attempt }
 func (n *nodeContext) TaskReader() interfaces.TaskReader        { return reader{n.run.task.Template} }
@@ -135,7 +146,7 @@ func (m metadata) GetOwnerID() types.NamespacedName {
 }
 
 func (m metadata) GetNodeExecutionID() *core.NodeExecutionIdentifier {
-	return &core.NodeExecutionIdentifier{NodeId: m.run.task.Node, ExecutionId: m.run.wf.ExecutionID.WorkflowExecutionIdentifier}
+	return &core.NodeExecutionIdentifier{NodeId: m.run.node.ID, ExecutionId: m.run.wf.ExecutionID.WorkflowExecutionIdentifier}
 }
 func (m metadata) GetNamespace() string { return m.run.namespace() }
 func (m metadata) GetOwnerReference() metav1.OwnerReference {

@@ -1,10 +1,12 @@
 package taskrunner
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -16,7 +18,11 @@ import (
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/ioutils"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/apis/flyteworkflow/v1alpha1"
+	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/executors"
+	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/array"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/handler"
+	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/codex"
+	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/k8s"
 	"github.com/flyteorg/flyte/flytestdlib/storage"
 )
 
@@ -31,6 +37,9 @@ type Task struct {
 	// Labels, Annotations and Identity go to the task's metadata.
 	Labels, Annotations map[string]string
 	Identity            *core.Identity
+	// Item makes the task a sub-task of a map_task, the one with this index, as propeller's ArrayNode handles it: of what is
+	// recorded only the phase is kept, and every round begins with the state that ArrayNode makes up. Node is the map's.
+	Item *int
 	// RawOutputPrefix is where the task may write data; empty means a place of the store's.
 	RawOutputPrefix string
 }
@@ -53,6 +62,8 @@ type Run struct {
 	base storage.DataReference
 	wf   *v1alpha1.FlyteWorkflow
 	node *v1alpha1.NodeSpec
+	// parent is the map of a sub-task.
+	parent executors.ImmutableParentInfo
 
 	attempt        uint32
 	systemFailures int
@@ -90,7 +101,13 @@ func (r *Runner) Start(ctx context.Context, t Task) (*Run, error) {
 		return nil, fmt.Errorf("cannot name the task's place in the store: %w", err)
 	}
 	run := &Run{r: r, task: t, base: base}
-	run.describe()
+	if t.Item != nil {
+		run.base = storage.DataReference(fmt.Sprintf("%s/data/0/%d", base, *t.Item))
+	}
+	if err := run.describe(); err != nil {
+		return nil, err
+	}
+	run.SetState(handler.TaskNodeState{})
 	paths := ioutils.NewInputFilePaths(ctx, r.store, run.dataDir())
 	if err := r.store.WriteProtobuf(ctx, paths.GetInputPath(), storage.Options{}, t.Inputs); err != nil {
 		return nil, fmt.Errorf("cannot write the task's inputs: %w", err)
@@ -105,8 +122,13 @@ func (run *Run) MoveTo(r *Runner) { run.r = r }
 // State is what propeller has recorded of the task.
 func (run *Run) State() handler.TaskNodeState { return run.state }
 
-// SetState replaces what propeller has recorded, as an ArrayNode does with its sub-tasks, or as damage would.
-func (run *Run) SetState(s handler.TaskNodeState) { run.state = s }
+// SetState replaces what propeller has recorded, as damage or a lost write would. Of a sub-task only the phase is kept.
+func (run *Run) SetState(s handler.TaskNodeState) {
+	if run.task.Item != nil {
+		s = madeUp(s.PluginPhase)
+	}
+	run.state = s
+}
 
 // Rounds counts the rounds of propeller that the task has had.
 func (run *Run) Rounds() int { return run.rounds }
@@ -177,9 +199,10 @@ func (run *Run) Round(ctx context.Context) (*Outcome, error) {
 		// Propeller tries again, and counts it against the workflow.
 		return nil, fmt.Errorf("round %d of task %s: %w", run.rounds, run.task.Execution, err)
 	}
+	before := run.state
 	if nCtx.next != nil {
-		run.again = nCtx.next.PluginPhase != run.state.PluginPhase || nCtx.next.PluginPhaseVersion != run.state.PluginPhaseVersion
-		run.state = *nCtx.next
+		run.SetState(*nCtx.next)
+		run.again = run.state.PluginPhase != before.PluginPhase || run.state.PluginPhaseVersion != before.PluginPhaseVersion
 	}
 	switch info := trns.Info(); info.GetPhase() {
 	case handler.EPhaseSuccess:
@@ -188,11 +211,27 @@ func (run *Run) Round(ctx context.Context) (*Outcome, error) {
 		}
 		return run.success(ctx)
 	case handler.EPhaseRetryableFailure:
-		return run.retry(ctx, info.GetErr())
+		return run.retry(ctx, info.GetErr(), before)
 	case handler.EPhaseFailed:
 		return run.failed(ctx, info.GetErr())
 	default:
 		return nil, nil //nolint:nilnil // no outcome yet, as documented
+	}
+}
+
+// LoseRound has propeller look at the task and records nothing of it, as when propeller cannot write its resource, or when
+// another item of the map fails with an error. It says whether the task ended in that round.
+func (run *Run) LoseRound(ctx context.Context) (ended bool, err error) {
+	run.rounds++
+	trns, err := run.r.handler.Handle(ctx, run.nodeContext(ctx))
+	if err != nil {
+		return false, fmt.Errorf("round %d of task %s: %w", run.rounds, run.task.Execution, err)
+	}
+	switch trns.Info().GetPhase() {
+	case handler.EPhaseSuccess, handler.EPhaseRetryableFailure, handler.EPhaseFailed:
+		return true, nil
+	default:
+		return false, nil
 	}
 }
 
@@ -212,8 +251,9 @@ func (run *Run) success(ctx context.Context) (*Outcome, error) {
 }
 
 // retry ends the attempt as propeller's node executor does, and begins the next if one is left. Failures that are the
-// platform's count apart from those that are the task's.
-func (run *Run) retry(ctx context.Context, e *core.ExecutionError) (*Outcome, error) {
+// platform's count apart from those that are the task's. Propeller drops what the failing round recorded, so that the attempt
+// is aborted with the state of before.
+func (run *Run) retry(ctx context.Context, e *core.ExecutionError, before handler.TaskNodeState) (*Outcome, error) {
 	left := int(run.task.Template.GetMetadata().GetRetries().GetRetries()) - (int(run.attempt) - run.systemFailures)
 	system := e.GetKind() == core.ExecutionError_SYSTEM
 	if system {
@@ -222,6 +262,7 @@ func (run *Run) retry(ctx context.Context, e *core.ExecutionError) (*Outcome, er
 	if left <= 0 {
 		return run.failed(ctx, e)
 	}
+	run.state = before
 	if err := run.end(ctx, e.GetMessage()); err != nil {
 		return nil, err
 	}
@@ -229,7 +270,8 @@ func (run *Run) retry(ctx context.Context, e *core.ExecutionError) (*Outcome, er
 		run.systemFailures++
 	}
 	run.attempt++
-	run.state, run.again = handler.TaskNodeState{}, true
+	run.again = true
+	run.SetState(handler.TaskNodeState{})
 	return nil, nil //nolint:nilnil // no outcome yet, as documented
 }
 
@@ -265,6 +307,9 @@ func (run *Run) namespace() string { return run.task.Project + "-" + run.task.Do
 func (run *Run) dataDir() storage.DataReference { return run.base + "/data" }
 
 func (run *Run) outputDir() storage.DataReference {
+	if run.task.Item != nil {
+		return storage.DataReference(fmt.Sprintf("%s/%d", run.base, run.attempt))
+	}
 	return storage.DataReference(fmt.Sprintf("%s/data/%d", run.base, run.attempt))
 }
 
@@ -276,4 +321,26 @@ func (run *Run) rawPrefix() storage.DataReference {
 }
 
 // environment gives a copy: plugins may write to it.
-func (run *Run) environment() map[string]string { return maps.Clone(run.task.Environment) }
+func (run *Run) environment() map[string]string {
+	env := maps.Clone(run.task.Environment)
+	if run.task.Item != nil {
+		if env == nil {
+			env = map[string]string{}
+		}
+		env[array.JobIndexVarName], env[array.FlyteK8sArrayIndexVarName] = array.FlyteK8sArrayIndexVarName, strconv.Itoa(*run.task.Item)
+	}
+	return env
+}
+
+// madeUp is the state that ArrayNode hands to a sub-task's plugin, whatever plugin it is: a Kubernetes plugin's.
+func madeUp(phase pluginscore.Phase) handler.TaskNodeState {
+	state := k8s.PluginState{Phase: k8s.PluginPhaseStarted}
+	if phase == pluginscore.PhaseUndefined || phase == pluginscore.PhaseRetryableFailure || phase == pluginscore.PhaseWaitingForResources {
+		state.Phase = k8s.PluginPhaseNotStarted
+	}
+	var b bytes.Buffer
+	if err := (codex.GobStateCodec{}).Encode(state, &b); err != nil {
+		panic(err) // a fixed value, encoded into memory
+	}
+	return handler.TaskNodeState{PluginPhase: phase, PluginState: b.Bytes()}
+}

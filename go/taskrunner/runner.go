@@ -31,6 +31,8 @@ import (
 type Options struct {
 	// Store keeps inputs and outputs; nil means memory.
 	Store *storage.DataStore
+	// Kube stands in for the cluster; nil means a new one. The Kube of another Runner is the cluster after a restart.
+	Kube client.Client
 	// Prefix is the reference below which inputs and outputs are kept; empty means the store's own container.
 	Prefix string
 	// OnEvent hears of every task event that flyteadmin would get. It is called from the goroutine that runs the task.
@@ -78,7 +80,10 @@ func New(ctx context.Context, opts Options) (*Runner, error) {
 			return nil, fmt.Errorf("cannot make a data store in memory: %w", err)
 		}
 	}
-	r.kube = &kubeClient{c: clientfake.NewClientBuilder().Build()}
+	r.kube = &kubeClient{c: opts.Kube}
+	if opts.Kube == nil {
+		r.kube.c = clientfake.NewClientBuilder().Build()
+	}
 	var err error
 	r.handler, err = task.New(ctx, r.kube, fake.NewClientset(), catalog.NOOPCatalog{},
 		&propellerconfig.EventConfig{RawOutputPolicy: propellerconfig.RawOutputPolicyReference}, "taskrunner", scope)

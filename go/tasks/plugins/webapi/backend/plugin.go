@@ -99,7 +99,7 @@ func (p plugin) Create(ctx context.Context, tCtx webapi.TaskExecutionContextRead
 		h.err = c.err
 		return nil, nil, c.err
 	}
-	meta := resourceMeta{key: h.task.key, deployment: h.env.Deployment, id: c.id, target: c.target}
+	meta := c.meta(h.task.key, h.env.Deployment)
 	if c.job != nil {
 		return meta, resource{c.job}, nil
 	}
@@ -111,7 +111,7 @@ func (p plugin) begin(ctx context.Context, h *handling, req *client.CreateReques
 	if h.env.Mode == client.Sync {
 		op = config.CallExecute
 	}
-	name, t := h.env.Deployment, h.task
+	name, t, env := h.env.Deployment, h.task, *h.env
 	return t.begin(ctx, req.Target, op == config.CallExecute,
 		func(ctx context.Context, c *call) {
 			d, err := p.s.pool.get(name, op)
@@ -126,6 +126,10 @@ func (p plugin) begin(ctx context.Context, h *handling, req *client.CreateReques
 			}
 			if c.id, c.err = d.Create(ctx, req); c.err == nil && (len(c.id) == 0 || len(c.id) > maxJobID) {
 				c.err = contractError(op, name, fmt.Sprintf("the job id has %d bytes, 1 to %d are due", len(c.id), maxJobID))
+			}
+			if c.err == nil {
+				// Here and not in the next round of propeller: until it is written, a restart leads to a second create.
+				t.found(ctx, env, c)
 			}
 		},
 		func() { p.s.wake(t) })
@@ -242,13 +246,12 @@ func (p plugin) settle(ctx context.Context, dCtx webapi.DeleteContext) error {
 		c.cancel()
 		return nil
 	}
-	meta := resourceMeta{key: h.task.key, deployment: h.env.Deployment, target: c.target}
+	key, deployment := h.task.key, h.env.Deployment
 	finish := func(ctx context.Context) error {
 		if c.err != nil {
 			return nil //nolint:nilerr // no job was made
 		}
-		meta.id = c.id
-		return p.delete(ctx, meta)
+		return p.delete(ctx, c.meta(key, deployment))
 	}
 	wait := time.NewTimer(settleWait)
 	defer wait.Stop()

@@ -40,12 +40,14 @@ type owner struct {
 	builtIn *builtIn  // set for a built-in plugin's task
 	task    *task     // set otherwise
 	env     *envelope // set otherwise; its Deployment is empty while the task waits for one
+	phase   pluginscore.Phase
 	fresh   bool
 	kept    bool
 	held    bool // the task waited for a deployment before
 }
 
-// Handle runs one round of a task. It blocks for sync.inlineWait and reads from the data store, no longer.
+// Handle runs one round of a task. It blocks for sync.inlineWait, reads from the data store, and for a sub-task of a map
+// writes to it, no longer.
 func (r *router) Handle(ctx context.Context, tCtx pluginscore.TaskExecutionContext) (pluginscore.Transition, error) {
 	tmpl, err := tCtx.TaskReader().Read(ctx)
 	if err != nil {
@@ -63,6 +65,14 @@ func (r *router) Handle(ctx context.Context, tCtx pluginscore.TaskExecutionConte
 		}, false, false, nil)), nil
 	}
 	own, err := r.ownerOf(ctx, tCtx, tmpl, true)
+	if errors.Is(err, errStateFile) {
+		// An error would fail the round of the whole map, every time. The job's id is lost and the job may go on, so another
+		// create under the same key could run beside it: another attempt has a key and outputs of its own.
+		logger.Errorf(ctx, "%v", err)
+		return pluginscore.DoTransition(failed(&core.ExecutionError{
+			Code: CodeStateDamaged, Kind: core.ExecutionError_SYSTEM, Message: err.Error() + "; the job, if there is one, may go on",
+		}, true, false, nil)), nil
+	}
 	if err != nil {
 		return pluginscore.UnknownTransition, err
 	}
@@ -80,21 +90,26 @@ func (r *router) ownerOf(ctx context.Context, tCtx pluginscore.TaskExecutionCont
 		return owner{}, fmt.Errorf("task %s: %w", id, err)
 	}
 	now := time.Now()
-	own := owner{key: id.key(), env: rec.env, fresh: rec.fresh, kept: rec.kept, held: rec.env != nil}
+	own := owner{key: id.key(), env: rec.env, phase: rec.phase, fresh: rec.fresh, kept: rec.kept}
 	t := r.s.tasks.touch(own.key, id, tCtx.TaskExecutionMetadata(), now)
+	if !own.kept {
+		if err := t.recall(ctx, tCtx, rec); err != nil {
+			return owner{}, fmt.Errorf("task %s: %w", id, err)
+		}
+	}
 	t.mu.Lock()
 	t.outputPrefix = tCtx.OutputWriter().GetOutputPrefixPath().String()
-	switch {
-	case !own.kept && t.memory != nil:
+	if !own.kept && t.memory != nil {
 		env := *t.memory
 		own.env = &env
-	case t.pin != nil && (own.env == nil && own.fresh || own.env != nil && own.env.Deployment == ""):
+	}
+	if t.pin != nil && (own.env == nil && own.fresh || own.env != nil && own.env.Deployment == "") {
 		// Decided before, in a round that propeller has lost or had no reason to record.
 		own.env = t.pin.onto(own.env)
 	}
 	builtIn := t.builtIn
 	t.mu.Unlock()
-	own.task = t
+	own.task, own.held = t, own.env != nil
 
 	switch {
 	case own.env != nil && (own.env.Deployment != "" || !deciding):
@@ -107,11 +122,11 @@ func (r *router) ownerOf(ctx context.Context, tCtx pluginscore.TaskExecutionCont
 		own.builtIn, own.task = r.builtIns.forType(tmpl.GetType()), nil
 		return own, nil
 	}
-	return r.decide(ctx, tmpl, id, own, deciding), nil
+	return r.decide(ctx, tmpl, id, own, deciding)
 }
 
 // decide finds an owner for a task that has none.
-func (r *router) decide(ctx context.Context, tmpl *core.TaskTemplate, id identity, own owner, deciding bool) owner {
+func (r *router) decide(ctx context.Context, tmpl *core.TaskTemplate, id identity, own owner, deciding bool) (owner, error) {
 	env := own.env
 	if env == nil {
 		env = &envelope{}
@@ -120,12 +135,17 @@ func (r *router) decide(ctx context.Context, tmpl *core.TaskTemplate, id identit
 	switch {
 	case how == reasonUnanswered:
 		own.env = env
-		return own // waits without an owner
+		return own, nil // waits without an owner
 	case d == nil:
 		own.builtIn, own.env = r.builtIns.forType(tmpl.GetType()), nil
 		if deciding {
+			if own.held {
+				if err := own.task.gaveUp(ctx); err != nil {
+					return owner{}, fmt.Errorf("task %s: %w", id, err)
+				}
+			}
 			own.task.mu.Lock()
-			own.task.builtIn = true
+			own.task.builtIn, own.task.memory = true, nil
 			own.task.mu.Unlock()
 			logger.Infof(ctx, "task %s of type %q runs on built-in plugin %q: %s", id, tmpl.GetType(), own.builtIn.id, explanations[how])
 			Decided{Task: id.String(), TaskType: tmpl.GetType(), BuiltIn: own.builtIn.id, Why: explanations[how]}.tell()
@@ -144,7 +164,7 @@ func (r *router) decide(ctx context.Context, tmpl *core.TaskTemplate, id identit
 	if deciding {
 		r.count(own, how)
 	}
-	return own
+	return own, nil
 }
 
 // Why a task has the owner that it has; the values of the reason label of decisions_total.
@@ -210,10 +230,10 @@ func (r *router) expected(taskType string) bool {
 func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner) (pluginscore.Transition, error) {
 	next := *own.env
 	if own.env.Deployment == "" {
-		return r.hold(tCtx, own, next)
+		return r.hold(ctx, tCtx, own, next)
 	}
 	if info, backingOff := r.backingOff(own); backingOff {
-		return r.report(tCtx, own, next, false, info)
+		return r.report(ctx, tCtx, own, next, false, info)
 	}
 	h := &handling{env: own.env, task: own.task, tCtx: tCtx}
 	inner := newInnerContext(h)
@@ -223,7 +243,7 @@ func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecuti
 		if own.env.Mode == client.Sync {
 			next.Since = 0 // the service has taken the call: what fails from now on is a new failure
 		}
-		return r.report(tCtx, own, next, next.Since != own.env.Since, r.underWay(own))
+		return r.report(ctx, tCtx, own, next, next.Since != own.env.Since, r.underWay(own))
 	case h.err != nil:
 		return r.createFailed(ctx, tCtx, own, next, asCallError(h.err))
 	case err != nil:
@@ -231,17 +251,20 @@ func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecuti
 	}
 	own.task.created()
 	next.Since = 0
-	next.Inner, next.InnerVersion = inner.state.written, inner.state.newVersion
-	if !inner.state.changed && !own.fresh && !own.task.polledOnce() {
+	if own.kept || !trns.Info().Phase().IsTerminal() {
+		// The machinery cannot go on from the end of a task. A sub-task has to, when ArrayNode loses the round.
+		next.Inner, next.InnerVersion = inner.state.written, inner.state.newVersion
+	}
+	if (!inner.state.changed || own.task.wasRecalled()) && !own.fresh && !own.task.polledOnce() {
 		// The machinery says "job submitted" until a first poll, also after a restart in mid-task. What is recorded is
 		// newer than that.
-		return r.keep(tCtx, own)
+		return r.repeat(ctx, tCtx, own, next)
 	}
-	return r.report(tCtx, own, next, inner.state.changed, trns.Info())
+	return r.report(ctx, tCtx, own, next, inner.state.changed, trns.Info())
 }
 
 // hold keeps a task queued whose service has never answered.
-func (r *router) hold(tCtx pluginscore.TaskExecutionContext, own owner, next envelope) (pluginscore.Transition, error) {
+func (r *router) hold(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner, next envelope) (pluginscore.Transition, error) {
 	now := time.Now()
 	changed := next.Since == 0
 	if changed {
@@ -249,7 +272,7 @@ func (r *router) hold(tCtx pluginscore.TaskExecutionContext, own owner, next env
 		r.count(own, reasonUnanswered)
 	}
 	r.wakeIn(own.task, r.s.config().DiscoveryInterval.Duration)
-	return r.report(tCtx, own, next, changed, pluginscore.PhaseInfoQueued(now, 0, fmt.Sprintf(
+	return r.report(ctx, tCtx, own, next, changed, pluginscore.PhaseInfoQueued(now, 0, fmt.Sprintf(
 		"waiting for a backend plugin service that registers this task type; not answering yet: %s",
 		strings.Join(r.s.reg.Snapshot().Unanswered(), ", "))))
 }
@@ -287,14 +310,14 @@ func (r *router) createFailed(ctx context.Context, tCtx pluginscore.TaskExecutio
 		if e.Class == client.UserError {
 			kind, retry = core.ExecutionError_USER, false
 		}
-		return r.report(tCtx, own, next, true, failed(&core.ExecutionError{
+		return r.report(ctx, tCtx, own, next, true, failed(&core.ExecutionError{
 			Code: codePrefix + e.Code.String(), Message: e.Error(), Kind: kind,
 		}, retry, false, nil))
 	}
 	if next.Since == 0 {
 		next.Since = now.Unix()
 	} else if waited := since(next.Since, now); waited > cfg.Deadline.Duration {
-		return r.report(tCtx, own, next, true, failed(&core.ExecutionError{
+		return r.report(ctx, tCtx, own, next, true, failed(&core.ExecutionError{
 			Code: CodeUnreachable, Kind: core.ExecutionError_SYSTEM,
 			Message: fmt.Sprintf("the job could not be created for %s (plugins.backend.create.deadline is %s); the last failure: %v",
 				waited.Round(time.Second), cfg.Deadline.Duration, e),
@@ -302,7 +325,7 @@ func (r *router) createFailed(ctx context.Context, tCtx pluginscore.TaskExecutio
 	}
 	pause := own.task.backOff(e, cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, now)
 	r.wakeIn(own.task, pause)
-	return r.report(tCtx, own, next, next.Since != own.env.Since, pluginscore.PhaseInfoQueued(now, 0, waitingFor(e)))
+	return r.report(ctx, tCtx, own, next, next.Since != own.env.Since, pluginscore.PhaseInfoQueued(now, 0, waitingFor(e)))
 }
 
 func waitingFor(e *client.Error) string { return "waiting to create the job: " + e.Error() }
@@ -340,20 +363,26 @@ const updateDamping = 1000
 
 // report gives propeller the task's phase with the right version, and the state to keep. Propeller drops an event and the
 // state with it when phase and version are those of before, so a state that has to be kept must come with a new version,
-// and nothing else may.
-func (r *router) report(tCtx pluginscore.TaskExecutionContext, own owner, next envelope, stateChanged bool, info pluginscore.PhaseInfo) (pluginscore.Transition, error) {
+// and nothing else may. ArrayNode keeps neither version nor state, so a sub-task's version is 0 but in the one round that has
+// something to show.
+func (r *router) report(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner, next envelope, stateChanged bool, info pluginscore.PhaseInfo) (pluginscore.Transition, error) {
 	prev, now := own.env, time.Now()
 	next.Phase, next.Info, next.At = info.Phase(), fingerprint(info), now.Unix()
+	if !own.kept && !own.fresh && prev.Info == 0 {
+		prev.Info, prev.At = next.Info, next.At // an earlier process knew what was shown last; nothing is shown twice
+	}
 	interval := r.s.config().Poll.UpdateInterval.Duration * time.Duration(1+prev.Version/updateDamping)
 	switch {
 	case prev.Phase != next.Phase, own.fresh:
 		next.Version = 0
-	case stateChanged, next.Info != prev.Info && since(prev.At, now) >= interval:
+	case own.kept && stateChanged, next.Info != prev.Info && since(prev.At, now) >= interval:
 		next.Version = prev.Version + 1
+	case stateChanged:
+		next.Info, next.At = prev.Info, prev.At
 	default:
 		next = *prev
 	}
-	if err := put(tCtx, own, next); err != nil {
+	if err := put(ctx, tCtx, own, next); err != nil {
 		return pluginscore.UnknownTransition, err
 	}
 	if !info.Phase().IsTerminal() {
@@ -363,9 +392,9 @@ func (r *router) report(tCtx pluginscore.TaskExecutionContext, own owner, next e
 	return pluginscore.DoTransition(info), nil
 }
 
-// keep reports what is recorded already, so that propeller records nothing and tells nobody.
-func (r *router) keep(tCtx pluginscore.TaskExecutionContext, own owner) (pluginscore.Transition, error) {
-	if err := put(tCtx, own, *own.env); err != nil {
+// repeat reports what is recorded already, so that propeller records nothing and tells nobody.
+func (r *router) repeat(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner, next envelope) (pluginscore.Transition, error) {
+	if err := put(ctx, tCtx, own, next); err != nil {
 		return pluginscore.UnknownTransition, err
 	}
 	return pluginscore.DoTransition(unchanged(own.env).WithVersion(own.env.Version)), nil
@@ -373,8 +402,11 @@ func (r *router) keep(tCtx pluginscore.TaskExecutionContext, own owner) (plugins
 
 // put keeps the envelope where the task's state belongs. It is written in every round: without that propeller replaces the
 // state's version by a phase version.
-func put(tCtx pluginscore.TaskExecutionContext, own owner, env envelope) error {
+func put(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner, env envelope) error {
 	if !own.kept {
+		if err := own.task.keep(ctx, env); err != nil {
+			return fmt.Errorf("task %s: %w", own.task.id, err)
+		}
 		own.task.remember(env)
 		return nil
 	}
@@ -386,20 +418,23 @@ func put(tCtx pluginscore.TaskExecutionContext, own owner, env envelope) error {
 
 // Abort ends the task at its owner. It may be repeated, also after the task has ended.
 func (r *router) Abort(ctx context.Context, tCtx pluginscore.TaskExecutionContext) error {
-	return r.end(ctx, tCtx, pluginscore.Plugin.Abort)
+	return r.end(ctx, tCtx, false)
 }
 
 // Finalize frees what the task holds. It may be repeated.
 func (r *router) Finalize(ctx context.Context, tCtx pluginscore.TaskExecutionContext) error {
-	err := r.end(ctx, tCtx, pluginscore.Plugin.Finalize)
+	err := r.end(ctx, tCtx, true)
 	if err == nil {
 		r.s.tasks.forget(identityOf(tCtx.TaskExecutionMetadata()).key())
 	}
 	return err
 }
 
-func (r *router) end(ctx context.Context, tCtx pluginscore.TaskExecutionContext,
-	how func(pluginscore.Plugin, context.Context, pluginscore.TaskExecutionContext) error) error {
+func (r *router) end(ctx context.Context, tCtx pluginscore.TaskExecutionContext, finalize bool) error {
+	how := pluginscore.Plugin.Abort
+	if finalize {
+		how = pluginscore.Plugin.Finalize
+	}
 	tmpl, err := tCtx.TaskReader().Read(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot read the task template: %w", err)
@@ -418,6 +453,12 @@ func (r *router) end(ctx context.Context, tCtx pluginscore.TaskExecutionContext,
 	case own.env.Deployment == "":
 		return nil
 	}
-	h := &handling{env: own.env, task: own.task, tCtx: tCtx}
-	return how(r.machinery, ctx, newInnerContext(h))
+	inner := newInnerContext(&handling{env: own.env, task: own.task, tCtx: tCtx})
+	if finalize && !own.kept && own.phase.IsFailure() && !own.task.jobEnded() {
+		// A failure that leaves the job running asks to be aborted, and ArrayNode does not keep that either.
+		if err := r.machinery.Abort(ctx, inner); err != nil {
+			return err
+		}
+	}
+	return how(r.machinery, ctx, inner)
 }

@@ -19,7 +19,6 @@ import (
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
-	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/handler"
 )
 
 // echoTask is a template for propeller's built-in echo plugin, which copies inputs to outputs.
@@ -343,32 +342,6 @@ func TestDamagedState(t *testing.T) {
 	run.SetState(whole)
 	b.SetJob("", succeeded(1))
 	require.True(t, w.finish(run).Succeeded, "nothing was lost by it")
-}
-
-// TestArraySubtasks: ArrayNode keeps no plugin state; it hands back a fake of its own. Memory has to do, until the state
-// is kept beside the outputs.
-func TestArraySubtasks(t *testing.T) {
-	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: running("")})
-	w := newWorld(t, nil, b)
-	run := w.start(taskrunner.Task{Template: template(myTask), Environment: map[string]string{"BATCH_JOB_ARRAY_INDEX_VAR_NAME": "FLYTE_K8S_ARRAY_INDEX"}})
-	fake := func() {
-		run.SetState(handler.TaskNodeState{PluginPhase: run.State().PluginPhase, PluginState: []byte{3, 4, 0, 2}})
-	}
-	for range 3 {
-		_, err := run.Round(w.ctx)
-		require.NoError(t, err)
-		fake()
-	}
-	b.SetJob("", succeeded(1))
-	require.Eventually(t, func() bool {
-		out, err := run.Round(w.ctx)
-		require.NoError(t, err)
-		fake()
-		return out != nil && out.Succeeded
-	}, limit, 20*time.Millisecond)
-	require.Equal(t, 1, b.Calls(backendtest.Create))
 }
 
 func TestReload(t *testing.T) {

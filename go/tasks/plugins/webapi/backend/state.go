@@ -12,13 +12,15 @@ import (
 
 func init() { gob.Register(resourceMeta{}) }
 
-// arrayIndexVariable marks a sub-task of propeller's ArrayNode (map_task).
+// arrayIndexVariable marks a sub-task of propeller's ArrayNode (map_task). Its value names the variable with the index.
 const arrayIndexVariable = "BATCH_JOB_ARRAY_INDEX_VAR_NAME"
 
 // record is what propeller knows of a task before a round.
 type record struct {
 	// fresh: no round of this attempt has been recorded yet.
 	fresh bool
+	// phase is the one that was recorded last.
+	phase core.Phase
 	// env is set when a backend owns the task.
 	env *envelope
 	// kept is false for ArrayNode's sub-tasks, whose plugin state propeller does not keep.
@@ -32,9 +34,11 @@ type nodeState interface {
 }
 
 func readRecord(tCtx core.TaskExecutionContext) (record, error) {
-	rec := record{kept: !isArraySubtask(tCtx)}
+	_, inMap := arrayIndex(tCtx.TaskExecutionMetadata())
+	rec := record{kept: !inMap}
 	if ns, ok := tCtx.(nodeState); ok {
 		ts := ns.NodeStateReader().GetTaskNodeState()
+		rec.phase = ts.PluginPhase
 		rec.fresh = ts.PluginPhase == core.PhaseUndefined
 		if !rec.kept || ts.PluginStateVersion != uint32(stateVersion) {
 			return rec, nil
@@ -66,9 +70,11 @@ func openEnvelope(raw []byte) (*envelope, error) {
 	return &env, err
 }
 
-func isArraySubtask(tCtx core.TaskExecutionContext) bool {
-	_, ok := tCtx.TaskExecutionMetadata().GetEnvironmentVariables()[arrayIndexVariable]
-	return ok
+// arrayIndex gives the index of a sub-task in its map, and whether the task is one.
+func arrayIndex(meta core.TaskExecutionMetadata) (string, bool) {
+	env := meta.GetEnvironmentVariables()
+	variable, ok := env[arrayIndexVariable]
+	return env[variable], ok
 }
 
 // innerContext is the task context that the machinery sees: a qualified name, and its own state inside the envelope.

@@ -31,6 +31,8 @@ const (
 	CodeOutputsMissing = codePrefix + "OutputsMissing"
 	// CodeOutputsMismatch: the job's outputs do not fit the interface.
 	CodeOutputsMismatch = codePrefix + "OutputsMismatch"
+	// CodeStateDamaged: the file in which a sub-task of a map keeps its job cannot be read.
+	CodeStateDamaged = codePrefix + "StateDamaged"
 	// CodeBadTemplate: the task template cannot be run at all.
 	CodeBadTemplate = codePrefix + "BadTemplate"
 )

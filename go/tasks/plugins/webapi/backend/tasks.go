@@ -95,8 +95,11 @@ type task struct {
 	pin *envelope
 	// wakeAt is when propeller is to look again.
 	wakeAt time.Time
-	// memory is the envelope of a task whose state propeller does not keep.
+	// memory is the envelope of a task whose state propeller does not keep, file what is left of it when this process ends.
 	memory *envelope
+	file   *stateFile
+	// recalled: the job was found in the file.
+	recalled bool
 	// call is the create or execute that is under way or done.
 	call *call
 	// failures counts failures to create in a row; no new try is made before nextTry.
@@ -261,11 +264,27 @@ func (e envelope) onto(env *envelope) *envelope {
 	return env
 }
 
-// remember keeps the envelope of a task whose state propeller does not keep.
+// remember keeps the envelope of a task whose state propeller does not keep. Nor does it keep phase versions: every round
+// begins with 0.
 func (t *task) remember(env envelope) {
+	env.Version = 0
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.memory = &env
+}
+
+// wasRecalled says whether the job was found in the file.
+func (t *task) wasRecalled() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.recalled
+}
+
+// jobEnded says whether the job is known to have ended by itself.
+func (t *task) jobEnded() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.job != nil && t.job.Terminal()
 }
 
 // created ends a run of failures to create.

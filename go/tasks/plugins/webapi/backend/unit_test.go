@@ -64,6 +64,52 @@ func FuzzDecodeEnvelope(f *testing.F) {
 	})
 }
 
+func TestStateFileKeepsEverything(t *testing.T) {
+	t.Parallel()
+	for _, k := range []saved{
+		{standing: standingHeld, env: envelope{Since: 1795470843}},
+		{standing: standingBuiltIn},
+		{standing: standingDecided, env: envelope{Deployment: "d", PluginVersion: "v2", Mode: client.Sync}},
+		{standing: standingCreated, env: envelope{Deployment: "d", PluginVersion: "v2"}, meta: resourceMeta{
+			deployment: "d", target: client.Target{TaskType: "t", TaskTypeVersion: 3, PluginVersion: "v2"}, id: client.JobID("job")}},
+	} {
+		k.meta.key = "key"
+		if k.meta.id == nil {
+			k.meta.id = client.JobID{}
+		}
+		b, err := k.encode()
+		require.NoError(t, err)
+		got, err := decodeSaved(b)
+		require.NoError(t, err)
+		require.Equal(t, k, got)
+		for cut := range b {
+			_, err := decodeSaved(b[:cut])
+			require.Error(t, err, "cut at %d", cut)
+		}
+		for i := range b {
+			damaged := bytes.Clone(b)
+			damaged[i] ^= 1
+			_, err := decodeSaved(damaged)
+			require.Error(t, err, "byte %d", i)
+		}
+	}
+}
+
+func FuzzDecodeStateFile(f *testing.F) {
+	whole, err := saved{standing: standingCreated, env: envelope{Deployment: "d"}, meta: resourceMeta{key: "k", id: client.JobID("job")}}.encode()
+	require.NoError(f, err)
+	f.Add(whole)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if k, err := decodeSaved(b); err == nil {
+			again, err := k.encode()
+			require.NoError(t, err)
+			same, err := decodeSaved(again)
+			require.NoError(t, err)
+			require.Equal(t, k.meta, same.meta)
+		}
+	})
+}
+
 func TestResourceMetaSurvivesTheMachinery(t *testing.T) {
 	t.Parallel()
 	meta := resourceMeta{key: "k", deployment: "d", target: client.Target{TaskType: "t", TaskTypeVersion: -3, PluginVersion: "v1"}, id: client.JobID("\x00job")}
@@ -91,6 +137,8 @@ func TestKeysAreUnique(t *testing.T) {
 		{project: "p", domain: "d", execution: "e", node: "n1", generated: "g"},
 		{project: "p", domain: "d", execution: "e", node: "n", generated: "g-1"},
 		{project: "p", domain: "d2", execution: "e", node: "n", generated: "g"},
+		{project: "p", domain: "d", execution: "e", node: "n", generated: "g", index: "0"},
+		{project: "p", domain: "d", execution: "e", node: "n", generated: "g", index: "1"},
 	} {
 		k := id.key()
 		require.Len(t, k, 64)

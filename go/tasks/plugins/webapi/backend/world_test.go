@@ -23,6 +23,7 @@ import (
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/bigquery" // a built-in web API plugin
 	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
 	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
+	"github.com/flyteorg/flyte/flytestdlib/storage"
 )
 
 // limit bounds every wait of these tests.
@@ -81,6 +82,8 @@ type world struct {
 	stop   context.CancelFunc
 	// reevaluate is how often a task is looked at unasked.
 	reevaluate time.Duration
+	// store replaces the runner's own from the next restart on.
+	store *storage.DataStore
 }
 
 // startBackend runs a test backend until the test ends.
@@ -110,7 +113,7 @@ func newWorld(tb testing.TB, change func(*config.Config), backends ...*backendte
 	return w
 }
 
-// restart ends what propeller runs and loads the plugin again, as a new process does. The store stays.
+// restart ends what propeller runs and loads the plugin again, as a new process does. The store and the cluster stay.
 func (w *world) restart() {
 	w.t.Helper()
 	old := w.runner
@@ -122,7 +125,10 @@ func (w *world) restart() {
 	w.t.Cleanup(cancel)
 	opts := taskrunner.Options{Reevaluate: w.reevaluate}
 	if old != nil {
-		opts.Store = old.Store()
+		opts.Store, opts.Kube = old.Store(), old.Kube()
+	}
+	if w.store != nil {
+		opts.Store = w.store
 	}
 	loading.Lock()
 	defer loading.Unlock()
