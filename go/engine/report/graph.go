@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/flyte-backend/flyte-backend/go/engine/history"
 )
@@ -15,7 +16,7 @@ const (
 	cardW, cardH  = 190.0, 54.0
 	gapX, gapY    = 22.0, 36.0
 	groupPad      = 14.0
-	groupHead     = 44.0
+	groupHead     = 54.0
 	square        = 11.0
 	squareGap     = 3.0
 	squaresPerRow = 12
@@ -98,19 +99,19 @@ func (d *drawer) box(n *history.Node) *box {
 		W: cardW, H: cardH, Title: history.Shorten(n.Label(), 21), Symbol: symbol(p, n.Gate != nil), Class: class(p), Anchor: d.p.anchors[n],
 		Tooltip: n.Title() + " — " + p.String(),
 	}
-	parts := []string{cmp.Or(n.TaskType, string(n.Kind))}
+	kind, rest := cmp.Or(n.TaskType, string(n.Kind)), ""
 	if n.Map != nil {
-		parts = []string{fmt.Sprintf("map, %d of %d", n.Map.Counts.Succeeded, n.Map.Total)}
+		kind = fmt.Sprintf("%d of %d", n.Map.Counts.Succeeded, n.Map.Total)
 	}
 	if n.Cache == "hit" {
-		parts = []string{"from the cache"}
+		kind = "from the cache"
 	} else if !n.Started.IsZero() {
-		parts = append(parts, duration(n.Elapsed(d.p.now)))
+		rest = " · " + duration(n.Elapsed(d.p.now))
 	}
 	if c := len(n.Attempts); c > 1 {
-		parts = append(parts, fmt.Sprintf("%d tries", c))
+		rest = fmt.Sprintf(" · %d tries", c) + rest
 	}
-	b.Sub = history.Shorten(strings.Join(parts, " · "), 28)
+	b.Sub = sub(kind, rest)
 	children, edges := n.Children, n.Edges
 	if n.Launched != nil {
 		children, edges = n.Launched.Nodes, n.Launched.Edges
@@ -122,11 +123,17 @@ func (d *drawer) box(n *history.Node) *box {
 		b.InnerX, b.InnerY = (b.W-b.Inner.W)/2, groupHead
 		b.H = groupHead + b.Inner.H + groupPad
 	case len(children) > 0:
-		b.Sub = history.Shorten(fmt.Sprintf("%d nodes · %s", countNodes(children), b.Sub), 28)
+		b.Sub = sub(fmt.Sprintf("%d nodes", countNodes(children)), rest)
 	case n.Map != nil:
 		b.squares(n.Map)
 	}
 	return b
+}
+
+// sub is a card's second line. The kind gives way when there is no room for both.
+func sub(kind, rest string) string {
+	const room = 25
+	return history.Shorten(kind, max(4, room-utf8.RuneCountInString(rest))) + rest
 }
 
 // squares shows each item of a small map, and the shares of a large one.
