@@ -1,4 +1,5 @@
-package main
+// Package example is the command that serves the example plugin.
+package example
 
 import (
 	"errors"
@@ -13,10 +14,11 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/examples/sqlite"
 )
 
-// listening begins the line that serve prints when calls are answered; the address follows.
-const listening = "listening on "
+// Listening begins the line that serve prints when calls are answered; the address follows.
+const Listening = "listening on "
 
-func newServe() *cobra.Command {
+// New makes the command `serve`.
+func New() *cobra.Command {
 	var listen, dir, localStore string
 	var minJobTime time.Duration
 	var plain bool
@@ -44,7 +46,7 @@ func newServe() *cobra.Command {
 			if err != nil {
 				return errors.Join(err, lis.Close())
 			}
-			if _, err := fmt.Fprintln(cmd.OutOrStdout(), listening+lis.Addr().String()); err != nil {
+			if _, err := fmt.Fprintln(cmd.OutOrStdout(), Listening+lis.Addr().String()); err != nil {
 				return errors.Join(err, lis.Close(), s.Close())
 			}
 			return sqlite.Serve(cmd.Context(), lis, s)

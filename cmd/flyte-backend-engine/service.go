@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/flyte-backend/flyte-backend/cmd/internal/example"
 )
 
 // serviceProcess is the example service as a process of its own, so that it can be killed.
@@ -55,7 +57,7 @@ func (s *serviceProcess) start(ctx context.Context) error {
 	}()
 	select {
 	case text := <-line:
-		addr, ok := strings.CutPrefix(strings.TrimSpace(text), listening)
+		addr, ok := strings.CutPrefix(strings.TrimSpace(text), example.Listening)
 		if !ok {
 			s.kill()
 			return fmt.Errorf("the service did not start; its log is %s", logFile.Name())
