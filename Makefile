@@ -28,8 +28,8 @@ help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: bin/flyte-backend bin/flyte-backend-engine ## Build the command line and run its demo: a SQL task, a fallback, a service killed in mid-task.
-	bin/flyte-backend demo
+demo: bin/flyte-backend bin/flyte-backend-engine ## Build the command line and run its demo: a real workflow on propeller's engine, its service killed while jobs run; bin/demo.html tells of it.
+	bin/flyte-backend demo --report bin/demo.html
 
 ##@ Build
 

@@ -7,56 +7,67 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/local"
+	"github.com/flyte-backend/flyte-backend/go/engine"
+	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
+	"github.com/flyte-backend/flyte-backend/go/engine/history"
 	"github.com/flyte-backend/flyte-backend/go/examples/sqlite"
-	"github.com/flyte-backend/flyte-backend/go/taskrunner"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
-	"github.com/flyte-backend/flyte-backend/testdata/templates"
+	"github.com/flyte-backend/flyte-backend/testdata/workflows"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
-	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/event"
-	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/testing" // the built-in echo plugin, which the demo falls back to
-	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
-	"github.com/flyteorg/flyte/flytestdlib/config/viper"
 )
 
 // demoLimit bounds the demo; it takes some 20 s.
 const demoLimit = 2 * time.Minute
 
+// What the workflow of the demo is due to do: see testdata/workflows/demo/demo.py.
+const (
+	demoItems = 20
+	demoJobs  = demoItems + 3
+	demoFirst = "Nh, Nihonium, discovered 2003" // the latest discovery among the elements whose name ends with "ium"
+)
+
 func newDemo() *cobra.Command {
-	return &cobra.Command{
+	var report string
+	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Run a real task through propeller's plugin machinery and a backend plugin service",
-		Long: "Starts the example service on loopback, loads propeller's plugins as a YAML file says, and runs three acts:\n" +
-			"a SQLite3Task at the service, a task that falls back to a built-in plugin, and a service that is killed in mid-task.",
+		Short: "Run a real workflow on propeller's engine against a service that is killed and restarted",
+		Long: "Starts the example service, and runs a workflow that flytekit made on propeller's own engine in this process: SQL\n" +
+			"queries at the service, one feeding the next, a map over 20 items, a task that falls back to a built-in plugin.\n" +
+			"While jobs run, the service is killed and started again. It fails if any of it did not come out as expected.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), demoLimit)
 			defer cancel()
-			return runDemo(ctx, cmd.OutOrStdout())
+			return runDemo(ctx, cmd.OutOrStdout(), report)
 		},
 	}
+	cmd.Flags().StringVar(&report, "report", filepath.Join(os.TempDir(), "flyte-backend-demo.html"), "file for the page that tells of the run")
+	return cmd
 }
 
-// stage is what the acts share.
-type stage struct {
+// demo is one run of it.
+type demo struct {
 	out     io.Writer
 	dir     string
 	service *serviceProcess
-	runner  *taskrunner.Runner
+	follow  *local.Follower
 
 	mu      sync.Mutex
 	decided []backend.Decided
 }
 
-func runDemo(ctx context.Context, out io.Writer) error {
+func runDemo(ctx context.Context, out io.Writer, report string) error {
 	dir, err := os.MkdirTemp("", "flyte-backend-demo-")
 	if err != nil {
 		return fmt.Errorf("cannot make a folder for the demo: %w", err)
@@ -65,55 +76,29 @@ func runDemo(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("cannot find this program to start the service from: %w", err)
 	}
-	s := &stage{out: out, dir: dir, service: &serviceProcess{dir: dir, program: program}}
-	defer s.service.kill()
-	if err := s.setUp(ctx); err != nil {
-		return err
+	d := &demo{out: out, dir: dir, service: &serviceProcess{dir: dir, program: program}, follow: local.NewFollower(os.Stdout)}
+	defer d.service.kill()
+	seen, err := d.play(ctx)
+	if err := errors.Join(err, d.follow.Close()); err != nil {
+		return fmt.Errorf("the demo did not come to its end; files are kept in %s: %w", dir, err)
 	}
-	acts := []act{
-		{"a SQLite3Task runs at the backend plugin service", s.playQuery},
-		{"a task type that no service registered falls back to a built-in plugin", s.playFallback},
-		{"the service is killed in mid-task and started again", s.playKill},
+	problems := seen.unexpected()
+	if err := local.WriteReport(report, d.follow.Snapshot()); err != nil {
+		problems = append(problems, err.Error())
 	}
-	failures := map[int]error{}
-	for i, act := range acts {
-		s.printf("\nAct %d: %s\n", i+1, act.title)
-		if err := act.play(ctx); err != nil {
-			s.printf("  NOT as expected: %v\n", err)
-			failures[i] = err
-			continue
-		}
-		s.printf("  as expected\n")
+	d.printf("\n")
+	d.tell(seen)
+	d.printf("report     %s\n", report)
+	if len(problems) > 0 {
+		return fmt.Errorf("the demo did not come out as expected; files are kept in %s: %s", dir, strings.Join(problems, "; "))
 	}
-	return finish(out, dir, acts, failures)
-}
-
-// act is one thing that the demo shows.
-type act struct {
-	title string
-	play  func(context.Context) error
-}
-
-// finish sums up: it removes the demo's files if all went well, and keeps them to look at otherwise.
-func finish(out io.Writer, dir string, acts []act, failures map[int]error) error {
-	var all []error
-	for i, a := range acts {
-		if err := failures[i]; err != nil {
-			all = append(all, fmt.Errorf("act %d (%s): %w", i+1, a.title, err))
-		}
-	}
-	if len(all) > 0 {
-		return fmt.Errorf("%d of %d acts did not come out as expected; files are kept in %s: %w", len(all), len(acts), dir, errors.Join(all...))
-	}
-	if _, err := fmt.Fprintf(out, "\nAll %d acts came out as expected.\n", len(acts)); err != nil {
-		return err
-	}
+	d.printf("\nAll of it came out as expected.\n")
 	return os.RemoveAll(dir)
 }
 
-func (s *stage) printf(format string, args ...any) { _, _ = fmt.Fprintf(s.out, format, args...) }
+func (d *demo) printf(format string, args ...any) { _, _ = fmt.Fprintf(d.out, format, args...) }
 
-// demoConfig is the YAML that propeller would be started with. The machinery polls every 5 s at the most.
+// demoConfig is the YAML that propeller would be started with.
 const demoConfig = `tasks:
   task-plugins:
     enabled-plugins: [echo]        # "backend" joins by itself
@@ -123,114 +108,214 @@ plugins:
     deployments:
       sqlite: {endpoint: %q, insecure: true}
     webApi: {caching: {resyncInterval: 5s}}
-logger: {level: 2}                 # errors only: the demo tells the story itself
 `
 
-func (s *stage) setUp(ctx context.Context) error {
-	if err := s.service.start(ctx); err != nil {
-		return err
+// play runs the workflow, and the service's death with it.
+func (d *demo) play(ctx context.Context) (*seen, error) {
+	closeLog, err := local.RouteLogs("")
+	if err != nil {
+		return nil, err
 	}
-	s.printf("backend plugin service: %s (process %d)\n", s.service.addr, s.service.cmd.Process.Pid)
-	text := fmt.Sprintf(demoConfig, s.service.addr)
-	file := filepath.Join(s.dir, "propeller.yaml")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("cannot write the configuration: %w", err)
+	defer closeLog()
+	if err := d.service.start(ctx); err != nil {
+		return nil, err
 	}
-	s.printf("propeller's configuration, %s:\n%s", file, indent(text))
-	backend.Observe(func(d backend.Decided) {
-		s.mu.Lock()
-		s.decided = append(s.decided, d)
-		s.mu.Unlock()
-		who := fmt.Sprintf("backend deployment %q, plugin version %s", d.Deployment, d.PluginVersion)
+	text := fmt.Sprintf(demoConfig, d.service.addr)
+	d.printf("service    %s, process %d\npropeller  in this process, with this configuration:\n%s\n", d.service.addr, d.service.cmd.Process.Pid, indent(text))
+	backend.Observe(func(dec backend.Decided) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.decided = append(d.decided, dec)
+	})
+	defer backend.Observe(nil)
+	e, err := engine.Open(ctx, engine.Options{Folder: filepath.Join(d.dir, "engine"), Config: text, OnEvent: d.follow.OnEvent})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = e.Close() }() // what it would fail with nobody needs
+	b, err := bundle.Read("demo", workflows.Archive("demo"), bundle.Options{})
+	if err != nil {
+		return nil, err
+	}
+	x, err := e.Submit(ctx, b, "demo.elements", engine.Submission{Name: "demo"})
+	if err != nil {
+		return nil, err
+	}
+	if err := d.follow.Start(ctx, e, x); err != nil {
+		return nil, err
+	}
+	failed, err := d.killInTheMiddle(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	out, err := x.Wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &seen{outcome: out, failed: failed, snapshot: d.follow.Snapshot()}
+	d.mu.Lock()
+	s.decided = slices.Clone(d.decided)
+	d.mu.Unlock()
+	s.jobs, s.runs, err = sqlite.Count(ctx, d.service.jobs())
+	return s, err
+}
+
+// killInTheMiddle ends the service with kill -9 while it runs jobs of the map, leaves it away until propeller has noticed, and
+// starts it again. It gives the number of polls that failed meanwhile.
+func (d *demo) killInTheMiddle(ctx context.Context, x *engine.Execution) (failed int, err error) {
+	if err := d.until(ctx, x, "jobs of the map run", func() bool {
+		n := mapped(d.follow.Snapshot())
+		return n != nil && n.Map.Counts.Running > 0
+	}); err != nil {
+		return 0, err
+	}
+	d.follow.Print("---------- the service is killed (kill -9) while its jobs run")
+	d.service.kill()
+	if err := d.until(ctx, x, "propeller notices that the service is away", func() bool {
+		failed = failedPolls()
+		return failed >= 3
+	}); err != nil {
+		return 0, err
+	}
+	if err := d.service.start(ctx); err != nil {
+		return 0, err
+	}
+	d.follow.Print("---------- the service is started again, process %d", d.service.cmd.Process.Pid)
+	return failed, nil
+}
+
+// until looks again and again until the condition holds.
+func (d *demo) until(ctx context.Context, x *engine.Execution, what string, condition func() bool) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-x.Done():
+			return fmt.Errorf("the workflow ended before this: %s", what)
+		case <-ctx.Done():
+			return fmt.Errorf("waiting until %s: %w", what, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// failedPolls reads the plugin's own metric (docs/metrics.md).
+func failedPolls() (n int) {
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		return 0
+	}
+	for _, f := range families {
+		if strings.HasSuffix(f.GetName(), ":poll_failures_total") {
+			for _, m := range f.GetMetric() {
+				n += int(m.GetCounter().GetValue())
+			}
+		}
+	}
+	return n
+}
+
+// mapped finds the map.
+func mapped(s *history.Snapshot) (found *history.Node) {
+	s.Walk(func(_ *history.Execution, n *history.Node, _ int) bool {
+		if n != nil && n.Map != nil {
+			found = n
+		}
+		return true
+	})
+	return found
+}
+
+// seen is what came of it.
+type seen struct {
+	outcome    *engine.Outcome
+	snapshot   *history.Snapshot
+	decided    []backend.Decided
+	failed     int // polls
+	jobs, runs int
+}
+
+func (s *seen) lines() []string {
+	var out []string
+	for _, l := range s.outcome.Outputs.GetLiterals()["o0"].GetCollection().GetLiterals() {
+		out = append(out, l.GetScalar().GetPrimitive().GetStringValue())
+	}
+	return out
+}
+
+// owners lists who each task type belonged to, as it was decided.
+func (s *seen) owners() []string {
+	var out []string
+	for _, d := range s.decided {
+		who := fmt.Sprintf("deployment %q", d.Deployment)
 		if d.BuiltIn != "" {
 			who = fmt.Sprintf("built-in plugin %q", d.BuiltIn)
 		}
-		s.printf("  %-12s task type %s goes to %s: %s\n", "decision", d.TaskType, who, d.Why)
-	})
-	if err := viper.NewAccessor(stdconfig.Options{SearchPaths: []string{file}, StrictMode: true}).UpdateConfig(ctx); err != nil {
-		return fmt.Errorf("flytestdlib does not load %s: %w", file, err)
-	}
-	var err error
-	s.runner, err = taskrunner.New(ctx, taskrunner.Options{Prefix: "file://" + s.dir, OnEvent: s.show})
-	return err
-}
-
-// show prints an event as flyteadmin would get it.
-func (s *stage) show(e *event.TaskExecutionEvent) {
-	line := e.GetPhase().String()
-	for _, r := range e.GetReasons() {
-		line += "  " + r.GetReason()
-	}
-	for _, x := range e.GetMetadata().GetExternalResources() {
-		line += "  [job " + x.GetExternalId() + "]"
-	}
-	if x := e.GetError(); x != nil {
-		line += "  " + x.GetCode() + ": " + x.GetMessage()
-	}
-	s.printf("  %-12s %s\n", time.Now().Format("15:04:05.000"), line)
-}
-
-// ownerOf gives the last decision for an execution.
-func (s *stage) ownerOf(execution string) backend.Decided {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := len(s.decided) - 1; i >= 0; i-- {
-		if strings.Contains(s.decided[i].Task, "/"+execution+"/") {
-			return s.decided[i]
+		if line := fmt.Sprintf("task type %q to %s: %s", d.TaskType, who, d.Why); !slices.Contains(out, line) {
+			out = append(out, line)
 		}
 	}
-	return backend.Decided{}
+	return out
 }
 
-func queryTask(execution string, limit int64, ending string) (taskrunner.Task, error) {
-	tmpl := &core.TaskTemplate{}
-	if err := proto.Unmarshal(templates.SQLiteElements, tmpl); err != nil {
-		return taskrunner.Task{}, fmt.Errorf("the embedded task template cannot be read: %w", err)
-	}
-	return taskrunner.Task{Template: tmpl, Execution: execution, Inputs: &core.LiteralMap{Literals: map[string]*core.Literal{
-		"limit":  primitive(&core.Primitive{Value: &core.Primitive_Integer{Integer: limit}}),
-		"ending": primitive(&core.Primitive{Value: &core.Primitive_StringValue{StringValue: ending}}),
-	}}}, nil
+// attempts counts those that were needed beyond the first.
+func (s *seen) attempts() int {
+	n := 0
+	s.snapshot.Walk(func(_ *history.Execution, at *history.Node, _ int) bool {
+		if at != nil {
+			n += max(len(at.Attempts)-1, 0)
+		}
+		return true
+	})
+	return n
 }
 
-func primitive(p *core.Primitive) *core.Literal {
-	return &core.Literal{Value: &core.Literal_Scalar{Scalar: &core.Scalar{Value: &core.Scalar_Primitive{Primitive: p}}}}
+// unexpected lists what is not as it is due.
+func (s *seen) unexpected() []string {
+	var out []string
+	due := func(ok bool, format string, args ...any) {
+		if !ok {
+			out = append(out, fmt.Sprintf(format, args...))
+		}
+	}
+	due(s.outcome.Phase == core.WorkflowExecution_SUCCEEDED, "the workflow ended as %s: %s", s.outcome.Phase, s.outcome.Error.GetMessage())
+	lines := s.lines()
+	due(len(lines) == demoItems, "%d lines came, %d were due", len(lines), demoItems)
+	due(len(lines) > 0 && lines[0] == demoFirst, "the first line of %q was due to be %q", lines, demoFirst)
+	owners := strings.Join(s.owners(), "\n")
+	due(strings.Contains(owners, `task type "sqlite" to deployment "sqlite": registered by sqlite`), "type sqlite was due to go to the service: %s", owners)
+	due(strings.Contains(owners, `task type "echo" to built-in plugin "echo"`), "type echo was due to fall back to the built-in plugin: %s", owners)
+	due(s.failed > 0, "no poll failed, so propeller saw no outage")
+	due(s.jobs == demoJobs, "%d jobs were made, %d were due", s.jobs, demoJobs)
+	due(s.runs > s.jobs, "of %d jobs none ran again, so none was killed", s.jobs)
+	due(s.attempts() == 0, "the kill cost %d attempts", s.attempts())
+	return out
 }
 
-func (s *stage) playQuery(ctx context.Context) error {
-	task, err := queryTask("act-1", 5, "ium")
-	if err != nil {
-		return err
+// tell sums it up for people.
+func (d *demo) tell(s *seen) {
+	for _, owner := range s.owners() {
+		d.printf("decision   %s\n", owner)
 	}
-	s.printf("  %-12s %s\n", "query", task.Template.GetCustom().GetFields()["query_template"].GetStringValue())
-	run, err := s.runner.Start(ctx, task)
-	if err != nil {
-		return err
+	d.printf("outage     the service was killed while jobs ran, and came back after %d polls had failed\n", s.failed)
+	d.printf("cost       %d jobs for %d tasks, %d of them run again by the service; attempts beyond the first: %d\n", s.jobs, demoJobs, s.runs-s.jobs, s.attempts())
+	lines := s.lines()
+	for i, l := range lines[:min(3, len(lines))] {
+		d.printf("%-10s %s\n", map[bool]string{true: "outputs"}[i == 0], l)
 	}
-	out, err := run.Wait(ctx)
-	if err != nil {
-		return err
+	if len(lines) > 3 {
+		d.printf("%-10s … %d in all\n", "", len(lines))
 	}
-	return errors.Join(s.expectOwner("act-1", "sqlite", ""), s.expectRows(out, 5))
-}
-
-// expectRows checks the outcome, and shows the outputs with the first rows of the Parquet file.
-func (s *stage) expectRows(out *taskrunner.Outcome, want int) error {
-	if !out.Succeeded {
-		return fmt.Errorf("the task failed: %s", out.Error.GetMessage())
-	}
-	uri := out.Outputs.GetLiterals()["results"].GetScalar().GetSchema().GetUri()
-	if uri == "" {
-		return fmt.Errorf("output \"results\" is not a schema: %v", out.Outputs)
-	}
-	s.printf("  %-12s results: %s\n", "outputs", uri)
+	uri := s.outcome.Outputs.GetLiterals()["o1"].GetScalar().GetSchema().GetUri()
 	columns, rows, err := sqlite.ReadRows(uri, -1)
 	if err != nil {
-		return err
+		d.printf("%-10s %s cannot be read: %v\n", "", uri, err)
+		return
 	}
-	table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "    "+strings.Join(columns, "\t"))
-	for _, row := range rows {
+	table := tabwriter.NewWriter(d.out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintf(table, "%-10s %s\n", "", strings.Join(columns, "\t"))
+	for _, row := range rows[max(0, len(rows)-3):] {
 		cells := make([]string, 0, len(row))
 		for _, v := range row {
 			if v == nil {
@@ -238,104 +323,11 @@ func (s *stage) expectRows(out *taskrunner.Outcome, want int) error {
 			}
 			cells = append(cells, fmt.Sprint(v))
 		}
-		_, _ = fmt.Fprintln(table, "    "+strings.Join(cells, "\t"))
+		_, _ = fmt.Fprintf(table, "%-10s %s\n", "", strings.Join(cells, "\t"))
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	if len(rows) != want {
-		return fmt.Errorf("%d rows came, %d were due", len(rows), want)
-	}
-	return nil
-}
-
-func (s *stage) expectOwner(execution, deployment, builtIn string) error {
-	if d := s.ownerOf(execution); d.Deployment != deployment || d.BuiltIn != builtIn {
-		return fmt.Errorf("the task belonged to deployment %q or built-in plugin %q; due was %q or %q", d.Deployment, d.BuiltIn, deployment, builtIn)
-	}
-	return nil
-}
-
-func (s *stage) playFallback(ctx context.Context) error {
-	ints := &core.VariableMap{Variables: map[string]*core.Variable{
-		"n": {Type: &core.LiteralType{Type: &core.LiteralType_Simple{Simple: core.SimpleType_INTEGER}}},
-	}}
-	inputs := &core.LiteralMap{Literals: map[string]*core.Literal{"n": primitive(&core.Primitive{Value: &core.Primitive_Integer{Integer: 42}})}}
-	run, err := s.runner.Start(ctx, taskrunner.Task{Execution: "act-2", Inputs: inputs, Template: &core.TaskTemplate{
-		Id:   &core.Identifier{ResourceType: core.ResourceType_TASK, Project: "flytesnacks", Domain: "development", Name: "demo.echo", Version: "v1"},
-		Type: "echo", Interface: &core.TypedInterface{Inputs: ints, Outputs: ints},
-	}})
-	if err != nil {
-		return err
-	}
-	out, err := run.Wait(ctx)
-	if err != nil {
-		return err
-	}
-	if !out.Succeeded || !proto.Equal(out.Outputs, inputs) {
-		return fmt.Errorf("the built-in plugin did not echo its input: %v", out)
-	}
-	s.printf("  %-12s n: 42\n", "outputs")
-	return s.expectOwner("act-2", "", "echo")
-}
-
-func (s *stage) playKill(ctx context.Context) error {
-	task, err := queryTask("act-3", 4, "gen")
-	if err != nil {
-		return err
-	}
-	run, err := s.runner.Start(ctx, task)
-	if err != nil {
-		return err
-	}
-	if out, err := run.Until(ctx, pluginscore.PhaseRunning); err != nil || out != nil {
-		return errors.Join(err, errors.New("the task ended before the service could be killed"))
-	}
-	s.service.kill()
-	s.printf("  %-12s killed (kill -9)\n", "service")
-	// The service stays away until propeller has noticed, so that an outage is really survived.
-	for !mentions(run.Events(), "cannot be polled") {
-		if out, err := run.Round(ctx); err != nil || out != nil {
-			return errors.Join(err, errors.New("the task ended while its service was away"))
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	if err := s.service.start(ctx); err != nil {
-		return err
-	}
-	s.printf("  %-12s started again at %s (process %d)\n", "service", s.service.addr, s.service.cmd.Process.Pid)
-	out, err := run.Wait(ctx)
-	if err != nil {
-		return err
-	}
-	jobs := map[string]bool{}
-	for _, e := range run.Events() {
-		for _, x := range e.GetMetadata().GetExternalResources() {
-			jobs[x.GetExternalId()] = true
-		}
-	}
-	s.printf("  %-12s attempts %d, jobs %d\n", "cost", out.Attempts-1, len(jobs)-1)
-	if out.Attempts != 1 || len(jobs) != 1 {
-		return fmt.Errorf("the kill cost %d attempts and %d jobs more", out.Attempts-1, len(jobs)-1)
-	}
-	return errors.Join(s.expectOwner("act-3", "sqlite", ""), s.expectRows(out, 3))
-}
-
-func mentions(events []*event.TaskExecutionEvent, part string) bool {
-	for _, e := range events {
-		for _, r := range e.GetReasons() {
-			if strings.Contains(r.GetReason(), part) {
-				return true
-			}
-		}
-	}
-	return false
+	_ = table.Flush() // as any print
 }
 
 func indent(text string) string {
-	return "  | " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  | ") + "\n"
+	return "           | " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n           | ") + "\n"
 }

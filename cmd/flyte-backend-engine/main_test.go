@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -12,8 +11,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/flyte-backend/flyte-backend/go/taskrunner"
+	"github.com/flyte-backend/flyte-backend/go/engine"
+	"github.com/flyte-backend/flyte-backend/go/engine/history"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
+	"github.com/flyteorg/flyte/flyteidl/clients/go/coreutils"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
 
@@ -40,19 +41,23 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 // TestDemo runs the whole demo, services and all.
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	cmd := command(t, "demo")
+	report := filepath.Join(t.TempDir(), "demo.html")
+	cmd := command(t, "demo", "--report", report)
 	cmd.Env = append(cmd.Env, "TMPDIR="+t.TempDir())
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	for _, want := range []string{
-		"Act 1:", "Act 2:", "Act 3:",
-		`task type sqlite goes to backend deployment "sqlite", plugin version v1: registered by sqlite`,
-		`task type echo goes to built-in plugin "echo": no backend plugin service has registered this task type`,
-		"killed (kill -9)", "cannot be polled since", "attempts 0, jobs 0",
-		"Helium", "Hydrogen", "All 3 acts came out as expected.",
+		`task type "sqlite" to deployment "sqlite": registered by sqlite`,
+		`task type "echo" to built-in plugin "echo": no backend plugin service has registered this task type`,
+		"the service is killed (kill -9) while its jobs run", "the service is started again",
+		"23 jobs for 23 tasks", "attempts beyond the first: 0",
+		demoFirst, "All of it came out as expected.",
 	} {
 		require.Contains(t, string(out), want)
 	}
+	page, err := os.ReadFile(report)
+	require.NoError(t, err)
+	require.Contains(t, string(page), "demo.elements")
 }
 
 func TestWrongUse(t *testing.T) {
@@ -76,21 +81,50 @@ func TestWrongUse(t *testing.T) {
 	}
 }
 
-// TestDemoFailsLoudly: what is not as expected is named and makes the demo fail.
+// TestDemoFailsLoudly: whatever is not as expected is named.
 func TestDemoFailsLoudly(t *testing.T) {
 	t.Parallel()
-	var out bytes.Buffer
-	s := &stage{out: &out, decided: []backend.Decided{{Task: "p/d/act-1/n0/0", BuiltIn: "container"}}}
-	require.ErrorContains(t, s.expectOwner("act-1", "sqlite", ""), `built-in plugin "container"`)
-	require.ErrorContains(t, s.expectOwner("act-9", "sqlite", ""), `due was "sqlite"`)
-	require.ErrorContains(t, s.expectRows(&taskrunner.Outcome{Error: &core.ExecutionError{Message: "no such table"}}, 1), "no such table")
-	require.ErrorContains(t, s.expectRows(&taskrunner.Outcome{Succeeded: true, Outputs: &core.LiteralMap{}}, 1), "is not a schema")
-	require.NoError(t, finish(&out, t.TempDir(), []act{{title: "fine"}}, nil))
-	dir := t.TempDir()
-	err := finish(&out, dir, []act{{title: "one"}, {title: "two"}}, map[int]error{1: context.DeadlineExceeded})
-	require.ErrorContains(t, err, "1 of 2 acts did not come out as expected")
-	require.ErrorContains(t, err, "act 2 (two)")
-	require.DirExists(t, dir, "the files are kept to look at")
+	text := func(s string) *core.Literal { return coreutils.MustMakeLiteral(s) }
+	lines := make([]*core.Literal, demoItems)
+	for i := range lines {
+		lines[i] = text(demoFirst)
+	}
+	// good is what a demo sees that comes out as expected.
+	good := func() *seen {
+		return &seen{
+			outcome: &engine.Outcome{Phase: core.WorkflowExecution_SUCCEEDED, Outputs: &core.LiteralMap{Literals: map[string]*core.Literal{
+				"o0": {Value: &core.Literal_Collection{Collection: &core.LiteralCollection{Literals: lines}}},
+			}}},
+			snapshot: history.New().Snapshot(),
+			decided: []backend.Decided{
+				{TaskType: "sqlite", Deployment: "sqlite", Why: "registered by sqlite"}, {TaskType: "echo", BuiltIn: "echo", Why: "nobody else"},
+			},
+			failed: 3, jobs: demoJobs, runs: demoJobs + 1,
+		}
+	}
+	require.Empty(t, good().unexpected())
+	for _, tc := range []struct {
+		reason string
+		spoil  func(*seen)
+		says   string
+	}{
+		{"the workflow fails", func(s *seen) {
+			s.outcome = &engine.Outcome{Phase: core.WorkflowExecution_FAILED, Error: &core.ExecutionError{Message: "no such table"}}
+		}, "ended as FAILED: no such table"},
+		{"a line is missing", func(s *seen) { s.outcome.Outputs.GetLiterals()["o0"].GetCollection().Literals = lines[1:] }, "19 lines came, 20 were due"},
+		{"another first line", func(s *seen) {
+			s.outcome.Outputs.GetLiterals()["o0"].GetCollection().Literals = append([]*core.Literal{text("x")}, lines[1:]...)
+		}, "the first line of"},
+		{"the queries went elsewhere", func(s *seen) { s.decided[0].Deployment = "other" }, "type sqlite was due to go to the service"},
+		{"the echo did not fall back", func(s *seen) { s.decided[1] = s.decided[0] }, "type echo was due to fall back"},
+		{"there was no outage", func(s *seen) { s.failed = 0 }, "no poll failed"},
+		{"a job was made twice", func(s *seen) { s.jobs++ }, "24 jobs were made, 23 were due"},
+		{"no job was killed", func(s *seen) { s.runs = s.jobs }, "none ran again"},
+	} {
+		s := good()
+		tc.spoil(s)
+		require.Contains(t, strings.Join(s.unexpected(), "; "), tc.says, tc.reason)
+	}
 }
 
 func TestServiceThatDoesNotStart(t *testing.T) {

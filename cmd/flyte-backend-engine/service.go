@@ -25,6 +25,9 @@ type serviceProcess struct {
 	cmd     *exec.Cmd
 }
 
+// jobs is the folder where the service keeps its jobs.
+func (s *serviceProcess) jobs() string { return filepath.Join(s.dir, "jobs") }
+
 // start runs the service and waits until it listens.
 func (s *serviceProcess) start(ctx context.Context) error {
 	addr := s.addr
@@ -40,7 +43,7 @@ func (s *serviceProcess) start(ctx context.Context) error {
 	}
 	defer func() { _ = logFile.Close() }() // the child has a descriptor of its own
 	// Not CommandContext: the demo kills it when it is time.
-	s.cmd = exec.Command(s.program, "serve", "--insecure", "--listen", addr, "--dir", filepath.Join(s.dir, "jobs"), "--min-job-time", "2s") //nolint:gosec,noctx // this program itself
+	s.cmd = exec.Command(s.program, "serve", "--insecure", "--listen", addr, "--dir", s.jobs(), "--min-job-time", "1s", "--workers", "8") //nolint:gosec,noctx // this program itself
 	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.Stderr = logFile
 	out, err := s.cmd.StdoutPipe()

@@ -21,6 +21,7 @@ const Listening = "listening on "
 func New() *cobra.Command {
 	var listen, dir, localStore string
 	var minJobTime time.Duration
+	var workers int
 	var plain bool
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -40,7 +41,7 @@ func New() *cobra.Command {
 				return fmt.Errorf("cannot listen at %s: %w", listen, err)
 			}
 			s, err := sqlite.New(sqlite.Options{
-				Dir: dir, LocalStore: localStore, MinJobTime: minJobTime, Lease: time.Second,
+				Dir: dir, LocalStore: localStore, MinJobTime: minJobTime, Workers: workers, Lease: time.Second,
 				Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 			})
 			if err != nil {
@@ -56,6 +57,7 @@ func New() *cobra.Command {
 	f.StringVar(&listen, "listen", "127.0.0.1:8000", "address to listen at")
 	f.StringVar(&dir, "dir", "", "folder where jobs are kept")
 	f.StringVar(&localStore, "local-store", "", "folder of a Flyte data store of kind local, whose names are file://container/path")
+	f.IntVar(&workers, "workers", 2, "how many jobs run at once")
 	f.DurationVar(&minJobTime, "min-job-time", 0, "let every job take at least this long")
 	f.BoolVar(&plain, "insecure", false, "speak plain text")
 	return cmd

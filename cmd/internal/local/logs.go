@@ -15,9 +15,9 @@ import (
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 )
 
-// routeLogs sends what propeller and its libraries log to a file, or nowhere: what happens is told by events, and lines of
+// RouteLogs sends what propeller and its libraries log to a file, or nowhere: what happens is told by events, and lines of
 // others would tear up the tree.
-func routeLogs(file string) (closeLog func(), err error) {
+func RouteLogs(file string) (closeLog func(), err error) {
 	out, closeLog := io.Writer(io.Discard), func() {}
 	if file != "" {
 		f, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

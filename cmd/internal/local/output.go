@@ -15,6 +15,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/go/engine"
 	"github.com/flyte-backend/flyte-backend/go/engine/literals"
+	"github.com/flyte-backend/flyte-backend/go/engine/history"
 	"github.com/flyte-backend/flyte-backend/go/engine/report"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
@@ -134,16 +135,24 @@ func (r *runner) writeReport() error {
 	if r.report == "" {
 		return nil
 	}
+	if err := WriteReport(r.report, r.follower.Snapshot()); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(r.stderr, "report: %s\n", r.report)
+	return nil
+}
+
+// WriteReport writes the page of a run: the whole of it or nothing.
+func WriteReport(file string, s *history.Snapshot) error {
 	var page bytes.Buffer
 	info := report.Info{Versions: []report.Version{{Name: "propeller", Value: propellerVersion()}}}
-	err := report.Write(&page, r.follower.Snapshot(), info)
+	err := report.Write(&page, s, info)
 	if err == nil {
-		err = replace(r.report, page.Bytes())
+		err = replace(file, page.Bytes())
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write the report: %w", err)
 	}
-	_, _ = fmt.Fprintf(r.stderr, "report: %s\n", r.report)
 	return nil
 }
 

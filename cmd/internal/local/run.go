@@ -86,7 +86,7 @@ func (r *runner) run(ctx context.Context, args []string) (err error) {
 		}
 		err = coded(ctx, err)
 	}()
-	closeLog, err := routeLogs(r.log)
+	closeLog, err := RouteLogs(r.log)
 	if err != nil {
 		return err
 	}
