@@ -14,8 +14,8 @@ import (
 
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/go/engine"
-	"github.com/flyte-backend/flyte-backend/go/engine/literals"
 	"github.com/flyte-backend/flyte-backend/go/engine/history"
+	"github.com/flyte-backend/flyte-backend/go/engine/literals"
 	"github.com/flyte-backend/flyte-backend/go/engine/report"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
