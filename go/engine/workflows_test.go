@@ -3,6 +3,7 @@ package engine_test
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -353,4 +354,30 @@ func TestNameIsTaken(t *testing.T) {
 	x, err := shared.Submit(t.Context(), other, "one", engine.Submission{Name: "taken"})
 	require.NoError(t, err, "another domain has names of its own")
 	require.Equal(t, core.WorkflowExecution_SUCCEEDED, wait(t, x).Phase)
+}
+
+// TestSubscribe: who subscribes hears of all that happens from then on, in order, until they have heard enough.
+func TestSubscribe(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	heard := map[string][]core.WorkflowExecution_Phase{}
+	stop := shared.Subscribe(func(e engine.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if e.Workflow != nil {
+			name := e.Workflow.GetExecutionId().GetName()
+			heard[name] = append(heard[name], e.Workflow.GetPhase())
+		}
+	})
+	first := start(t, "chains", "one", nil)
+	wait(t, first)
+	stop()
+	second := start(t, "chains", "one", nil)
+	wait(t, second)
+	mu.Lock()
+	defer mu.Unlock()
+	require.Equal(t, []core.WorkflowExecution_Phase{
+		core.WorkflowExecution_RUNNING, core.WorkflowExecution_SUCCEEDING, core.WorkflowExecution_SUCCEEDED,
+	}, heard[first.ID().GetName()])
+	require.Empty(t, heard[second.ID().GetName()])
 }
