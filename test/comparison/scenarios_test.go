@@ -300,7 +300,7 @@ var scenarios = []scenario{
 		},
 	},
 	{
-		name: "map", long: true, test: "TestArraySubtasks",
+		name: "map", long: true, test: "TestItemsOverRestarts",
 		what: "`map_task` over three jobs",
 		play: func(w *world) finding {
 			s := newService().started()
