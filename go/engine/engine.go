@@ -111,7 +111,7 @@ func (e *Engine) open() error {
 	if e.cluster, err = cluster.New(cluster.Options{Processes: e.opts.Processes}); err != nil {
 		return err
 	}
-	e.workflows = &workflows{records: e.records, changed: e.changed}
+	e.workflows = newWorkflows(e.records, e.changed)
 	e.signals = signals{records: e.records, wake: e.wake}
 	e.plans = launchPlans{records: e.records, e: e}
 	pool, workers, err := e.propeller(scope)
@@ -303,7 +303,7 @@ const (
 )
 
 // changed runs after every update of a workflow.
-func (e *Engine) changed(key string, before, after *v1alpha1.FlyteWorkflow) {
+func (e *Engine) changed(key string, before head, after *v1alpha1.FlyteWorkflow) {
 	switch {
 	case after.Status.IsTerminated():
 		e.mu.Lock()
@@ -319,7 +319,7 @@ func (e *Engine) changed(key string, before, after *v1alpha1.FlyteWorkflow) {
 		if rec, err := e.record(key); err == nil && rec.Parent != "" {
 			e.wake(rec.Parent)
 		}
-	case after.Status.FailedAttempts > before.Status.FailedAttempts:
+	case after.Status.FailedAttempts > before.failedAttempts:
 		e.mu.Lock()
 		e.active[key] = time.Now().Add(min(firstPause<<min(after.Status.FailedAttempts-1, 20), longestPause))
 		e.mu.Unlock()

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -14,39 +15,101 @@ import (
 	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/workflowstore"
 )
 
-const kindWorkflow = "workflows"
+const (
+	kindWorkflow = "workflows"
+	kindSpec     = "specs"
+)
 
 // workflows stands for the API server and etcd, as far as FlyteWorkflow resources go, and for propeller's informer on them.
 //
-// As there, a resource goes through JSON on its way in and out: propeller's deep copies keep marks of what was not
-// serialised, and a workflow that is only copied stalls. Each update brings the workflow up again.
+// As there, what changes of a resource goes through JSON on its way in and out: propeller's deep copies keep marks of what
+// was not serialised, and a workflow that is only copied stalls. Each update brings the workflow up again.
 // What differs: an update never conflicts. Propeller is the only writer, except for the mark that a workflow is to be
 // aborted, which an update keeps instead of failing (a real API server has propeller repeat that round). There is no limit
-// to a resource's size.
+// to a resource's size. What never changes is written once, as with flyteadmin's useOffloadedWorkflowClosure.
 type workflows struct {
 	records *records
 	// changed hears of every update, in the worker that made it.
-	changed func(key string, before, after *v1alpha1.FlyteWorkflow)
+	changed func(key string, before head, after *v1alpha1.FlyteWorkflow)
 
-	mu sync.Mutex // orders updates against abort marks
+	mu    sync.Mutex // orders updates against abort marks
+	heads map[string]head
+	specs map[string]*spec
 }
 
 var _ workflowstore.FlyteWorkflow = (*workflows)(nil)
 
+// head is what is known of a workflow without reading it.
+type head struct {
+	version        int
+	deleted        *metav1.Time
+	failedAttempts uint32
+	terminated     bool
+}
+
+func headOf(wf *v1alpha1.FlyteWorkflow, version int) head {
+	return head{version: version, deleted: wf.DeletionTimestamp, failedAttempts: wf.Status.FailedAttempts, terminated: wf.Status.IsTerminated()}
+}
+
+// spec is the part of a workflow that never changes. All reads share it: propeller changes deep copies only.
+type spec struct {
+	Spec         *v1alpha1.WorkflowSpec                          `json:"spec"`
+	Tasks        map[v1alpha1.TaskID]*v1alpha1.TaskSpec          `json:"tasks"`
+	SubWorkflows map[v1alpha1.WorkflowID]*v1alpha1.WorkflowSpec `json:"subWorkflows,omitempty"`
+}
+
+func newWorkflows(r *records, changed func(string, head, *v1alpha1.FlyteWorkflow)) *workflows {
+	return &workflows{records: r, changed: changed, heads: map[string]head{}, specs: map[string]*spec{}}
+}
+
 // keyOf is how propeller's queue names a workflow.
 func keyOf(namespace, name string) string { return namespace + "/" + name }
 
-// read gives a fresh copy.
+// read gives a fresh copy, but for its spec.
 func (s *workflows) read(key string) (*v1alpha1.FlyteWorkflow, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.readLocked(key)
+}
+
+func (s *workflows) readLocked(key string) (*v1alpha1.FlyteWorkflow, error) {
 	data, ok := s.records.get(kindWorkflow, key)
 	if !ok {
 		return nil, workflowstore.ErrWorkflowNotFound
 	}
 	wf := &v1alpha1.FlyteWorkflow{}
-	if err := json.Unmarshal(data, wf); err != nil {
+	err := json.Unmarshal(data, wf)
+	var sp *spec
+	if err == nil {
+		sp, err = s.spec(key)
+	}
+	var version int
+	if err == nil {
+		version, err = strconv.Atoi(wf.ResourceVersion)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("workflow %s cannot be read from the engine's state: %w", key, err)
 	}
+	wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows = sp.Spec, sp.Tasks, sp.SubWorkflows
+	s.heads[key] = headOf(wf, version)
+	if wf.Status.IsTerminated() {
+		delete(s.specs, key) // it is seldom looked at again
+	}
 	return wf, nil
+}
+
+func (s *workflows) spec(key string) (*spec, error) {
+	if sp, ok := s.specs[key]; ok {
+		return sp, nil
+	}
+	data, ok := s.records.get(kindSpec, key)
+	if !ok {
+		return nil, errors.New("its spec is missing")
+	}
+	sp := &spec{}
+	err := json.Unmarshal(data, sp)
+	s.specs[key] = sp
+	return sp, err
 }
 
 // Get is part of workflowstore.FlyteWorkflow.
@@ -58,24 +121,21 @@ func (s *workflows) Get(_ context.Context, namespace, name string) (*v1alpha1.Fl
 func (s *workflows) create(wf *v1alpha1.FlyteWorkflow) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, err := s.write(keyOf(wf.Namespace, wf.Name), wf, "0")
-	return err
+	key := keyOf(wf.Namespace, wf.Name)
+	data, err := json.Marshal(spec{wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows})
+	if err != nil {
+		return fmt.Errorf("workflow %s cannot be kept: %w", key, err)
+	}
+	if err := s.records.put(kindSpec, key, data); err != nil {
+		return err
+	}
+	return s.write(key, wf, 1)
 }
 
 // Update is part of workflowstore.FlyteWorkflow.
 func (s *workflows) Update(_ context.Context, wf *v1alpha1.FlyteWorkflow) (*v1alpha1.FlyteWorkflow, error) {
 	key := keyOf(wf.Namespace, wf.Name)
-	s.mu.Lock()
-	before, err := s.read(key)
-	if err != nil {
-		s.mu.Unlock()
-		return nil, err
-	}
-	if before.DeletionTimestamp != nil {
-		wf.DeletionTimestamp = before.DeletionTimestamp
-	}
-	after, err := s.write(key, wf, before.ResourceVersion)
-	s.mu.Unlock()
+	before, after, err := s.update(key, wf)
 	if err != nil {
 		return nil, err
 	}
@@ -83,23 +143,38 @@ func (s *workflows) Update(_ context.Context, wf *v1alpha1.FlyteWorkflow) (*v1al
 	return after, nil
 }
 
-// write stores the workflow under the version that follows the given one.
-func (s *workflows) write(key string, wf *v1alpha1.FlyteWorkflow, version string) (*v1alpha1.FlyteWorkflow, error) {
-	n, err := strconv.Atoi(version)
-	if err != nil {
-		return nil, fmt.Errorf("workflow %s has version %q, which this engine did not write", key, version)
+func (s *workflows) update(key string, wf *v1alpha1.FlyteWorkflow) (head, *v1alpha1.FlyteWorkflow, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, ok := s.heads[key]
+	if !ok {
+		return head{}, nil, workflowstore.ErrWorkflowNotFound // nobody updates what was not read
 	}
-	old := wf.ResourceVersion
-	wf.ResourceVersion = strconv.Itoa(n + 1)
+	if before.deleted != nil {
+		wf.DeletionTimestamp = before.deleted
+	}
+	if err := s.write(key, wf, before.version+1); err != nil {
+		return head{}, nil, err
+	}
+	after, err := s.readLocked(key)
+	return before, after, err
+}
+
+// write keeps what can change of the workflow, as that version.
+func (s *workflows) write(key string, wf *v1alpha1.FlyteWorkflow, version int) error {
+	kept, old := spec{wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows}, wf.ResourceVersion
+	wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows, wf.ResourceVersion = nil, nil, nil, strconv.Itoa(version)
 	data, err := json.Marshal(wf)
-	wf.ResourceVersion = old // propeller compares it with the answer's
+	// Propeller compares the version with the answer's.
+	wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows, wf.ResourceVersion = kept.Spec, kept.Tasks, kept.SubWorkflows, old
 	if err != nil {
-		return nil, fmt.Errorf("workflow %s cannot be kept: %w", key, err)
+		return fmt.Errorf("workflow %s cannot be kept: %w", key, err)
 	}
 	if err := s.records.put(kindWorkflow, key, data); err != nil {
-		return nil, err
+		return err
 	}
-	return s.read(key)
+	s.heads[key] = headOf(wf, version)
+	return nil
 }
 
 // abort marks the workflow as deleted, which is how flyteadmin has propeller abort one. It says whether the workflow was
@@ -107,14 +182,14 @@ func (s *workflows) write(key string, wf *v1alpha1.FlyteWorkflow, version string
 func (s *workflows) abort(key string) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wf, err := s.read(key)
+	wf, err := s.readLocked(key)
 	if err != nil || wf.Status.IsTerminated() {
 		return false, err
 	}
 	if wf.DeletionTimestamp == nil {
 		now := metav1.NewTime(time.Now())
 		wf.DeletionTimestamp = &now
-		_, err = s.write(key, wf, wf.ResourceVersion)
+		err = s.write(key, wf, s.heads[key].version+1)
 	}
 	return true, err
 }

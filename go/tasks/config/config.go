@@ -76,8 +76,10 @@ type CreateConfig struct {
 
 // PollConfig bounds how long a running task survives an outage of its service.
 type PollConfig struct {
-	MaxOutage      stdconfig.Duration `json:"maxOutage" doc:"How long polls may fail in a row, by time, before the attempt fails as a system failure, which propeller retries (10s to 168h)."`
-	UpdateInterval stdconfig.Duration `json:"updateInterval" doc:"Shortest time between two events that only change a running task's message, links or custom info (0s to 1h)."`
+	MaxOutage stdconfig.Duration `json:"maxOutage" doc:"How long polls may fail in a row, by time, before the attempt fails as a system failure, which propeller retries (10s to 168h)."`
+	// InitialInterval is for jobs that end soon: without it each would take a whole resync interval.
+	InitialInterval stdconfig.Duration `json:"initialInterval" doc:"Pause before a new job's second poll; it doubles with every poll, until it would reach webApi.caching.resyncInterval, which holds from then on (100ms to 1h; 0 turns these early polls off)."`
+	UpdateInterval  stdconfig.Duration `json:"updateInterval" doc:"Shortest time between two events that only change a running task's message, links or custom info (0s to 1h)."`
 }
 
 // SyncConfig bounds synchronous execution.
@@ -140,8 +142,9 @@ func Default() *Config {
 			MaxBackoff:     duration(15 * time.Second),
 		},
 		Poll: PollConfig{
-			MaxOutage:      duration(time.Hour),
-			UpdateInterval: duration(5 * time.Second),
+			MaxOutage:       duration(time.Hour),
+			InitialInterval: duration(500 * time.Millisecond),
+			UpdateInterval:  duration(5 * time.Second),
 		},
 		Sync: SyncConfig{
 			InlineWait: duration(500 * time.Millisecond),

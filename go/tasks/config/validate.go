@@ -20,6 +20,7 @@ var (
 	rangeCreateDeadline    = durationRange{10 * time.Second, 168 * time.Hour}
 	rangeInitialBackoff    = durationRange{10 * time.Millisecond, time.Minute}
 	rangeMaxOutage         = durationRange{10 * time.Second, 168 * time.Hour}
+	rangeInitialInterval   = durationRange{100 * time.Millisecond, time.Hour}
 	rangeUpdateInterval    = durationRange{0, time.Hour}
 	rangeInlineWait        = durationRange{0, time.Second}
 	rangeSyncTimeout       = durationRange{time.Second, 24 * time.Hour}
@@ -80,6 +81,9 @@ func (c *Config) Validate() error {
 	p.duration(sectionPath+".discoveryInterval", c.DiscoveryInterval.Duration, rangeDiscoveryInterval)
 	c.validateCreate(&p)
 	p.duration(sectionPath+".poll.maxOutage", c.Poll.MaxOutage.Duration, rangeMaxOutage)
+	if c.Poll.InitialInterval.Duration != 0 {
+		p.duration(sectionPath+".poll.initialInterval", c.Poll.InitialInterval.Duration, rangeInitialInterval)
+	}
 	p.duration(sectionPath+".poll.updateInterval", c.Poll.UpdateInterval.Duration, rangeUpdateInterval)
 	p.duration(sectionPath+".sync.inlineWait", c.Sync.InlineWait.Duration, rangeInlineWait)
 	p.duration(sectionPath+".sync.timeout", c.Sync.Timeout.Duration, rangeSyncTimeout)

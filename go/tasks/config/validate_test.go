@@ -52,6 +52,7 @@ func TestValidate(t *testing.T) {
 				c.Create.Deadline = duration(time.Second)
 				c.Create.InitialBackoff = duration(0)
 				c.Poll.MaxOutage = duration(time.Second)
+				c.Poll.InitialInterval = duration(time.Millisecond)
 				c.Poll.UpdateInterval = duration(-time.Second)
 				c.Sync.InlineWait = duration(2 * time.Second)
 				c.Sync.Timeout = duration(25 * time.Hour)
@@ -60,6 +61,7 @@ func TestValidate(t *testing.T) {
 				"plugins.backend.create.deadline: 1s: must be from 10s to 168h",
 				"plugins.backend.create.initialBackoff: 0s: must be from 10ms to 1m",
 				"plugins.backend.poll.maxOutage: 1s: must be from 10s to 168h",
+				"plugins.backend.poll.initialInterval: 1ms: must be from 100ms to 1h",
 				"plugins.backend.poll.updateInterval: -1s: must be from 0s to 1h",
 				"plugins.backend.sync.inlineWait: 2s: must be from 0s to 1s",
 				"plugins.backend.sync.timeout: 25h: must be from 1s to 24h",
@@ -438,6 +440,7 @@ func TestDocTagsStateTheRanges(t *testing.T) {
 		{CreateConfig{}, "InitialBackoff", "(" + rangeInitialBackoff.String() + ")"},
 		{CreateConfig{}, "MaxBackoff", "(initialBackoff to " + short(maxMaxBackoff) + ")"},
 		{PollConfig{}, "MaxOutage", "(" + rangeMaxOutage.String() + ")"},
+		{PollConfig{}, "InitialInterval", "(" + rangeInitialInterval.String() + "; 0 turns these early polls off)"},
 		{PollConfig{}, "UpdateInterval", "(" + rangeUpdateInterval.String() + ")"},
 		{SyncConfig{}, "InlineWait", "(" + rangeInlineWait.String() + ")"},
 		{SyncConfig{}, "Timeout", "(" + rangeSyncTimeout.String() + ")"},

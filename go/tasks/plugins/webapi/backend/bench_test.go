@@ -22,7 +22,7 @@ func BenchmarkDefaultsFor10000Tasks(b *testing.B) {
 	for b.Loop() {
 		service := startBackend(b, backendtest.Plugin{TaskType: myTask})
 		service.Script(backendtest.Step{Resource: running("working")})
-		w := newWorld(b, func(c *config.Config) { c.WebAPI = config.Default().WebAPI }, service)
+		w := newWorld(b, func(c *config.Config) { c.WebAPI, c.Poll = config.Default().WebAPI, config.Default().Poll }, service)
 		runs := make(chan *taskrunner.Run)
 		var wg sync.WaitGroup
 		for range workers {

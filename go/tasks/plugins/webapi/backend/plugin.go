@@ -103,6 +103,7 @@ func (p plugin) Create(ctx context.Context, tCtx webapi.TaskExecutionContextRead
 	if c.job != nil {
 		return meta, resource{c.job}, nil
 	}
+	p.pollEarly(meta, h.task)
 	return meta, nil, nil
 }
 
@@ -176,6 +177,7 @@ func (p plugin) Get(ctx context.Context, gCtx webapi.GetContext) (webapi.Resourc
 		// Propeller has not looked at this task for an hour, or has finished with it: nobody waits for the answer.
 		return resource{}, nil
 	}
+	asked := time.Now()
 	job, err := p.poll(ctx, meta, t)
 	if mx := p.s.mx.Load(); mx != nil {
 		if err != nil {
@@ -188,7 +190,7 @@ func (p plugin) Get(ctx context.Context, gCtx webapi.GetContext) (webapi.Resourc
 	if err != nil {
 		logger.Infof(ctx, "task %s: %v", t.id, err)
 	}
-	if t.polled(job, err, err != nil && hopeless(err), time.Now()) {
+	if t.polled(job, err, err != nil && hopeless(err), asked) {
 		p.s.wake(t)
 	}
 	return resource{job}, nil

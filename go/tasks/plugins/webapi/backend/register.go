@@ -120,7 +120,7 @@ func (g *registration) load(ctx context.Context, iCtx pluginscore.SetupContext) 
 		s = newSystem(cfg)
 		s.discover(ctx)
 	}
-	s.enqueue = iCtx.EnqueueOwner()
+	s.enqueue, s.ended = iCtx.EnqueueOwner(), ctx.Done()
 	s.mx.Store(newMetrics(iCtx.MetricsScope()))
 	fallbacks, err := loadBuiltIns(ctx, iCtx, claimed)
 	if err != nil {

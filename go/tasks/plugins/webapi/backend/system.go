@@ -22,11 +22,18 @@ type system struct {
 	tasks   *tasks
 	mx      atomic.Pointer[metrics]
 	enqueue func(types.NamespacedName) error
+	// early bounds the early polls that are under way; ended is closed when propeller is.
+	early chan struct{}
+	ended <-chan struct{}
 }
+
+// maxEarlyPolls is how many early polls are under way at once. There may be thousands of new jobs; those that find no place
+// are polled as all are.
+const maxEarlyPolls = 64
 
 // newSystem takes a valid configuration. It dials, and asks nobody yet.
 func newSystem(cfg *config.Config) *system {
-	s := &system{enqueue: func(types.NamespacedName) error { return nil }}
+	s := &system{enqueue: func(types.NamespacedName) error { return nil }, early: make(chan struct{}, maxEarlyPolls)}
 	s.tasks = newTasks(func(n int) {
 		if mx := s.mx.Load(); mx != nil {
 			mx.inFlight.Set(float64(n))

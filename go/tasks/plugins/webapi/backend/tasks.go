@@ -110,6 +110,8 @@ type task struct {
 	job    *client.Job
 	outage outage
 	fatal  *client.Error
+	// asked is when the poll was sent whose answer is the latest.
+	asked time.Time
 	// changes counts what propeller should hear of, heard what it has.
 	changes, heard uint64
 	waking         bool
@@ -190,10 +192,15 @@ func (t *task) currentCall() *call {
 	return t.call
 }
 
-// polled takes in a poll's result and says whether propeller should hear of it.
-func (t *task) polled(job *client.Job, err *client.Error, fatal bool, now time.Time) (changed bool) {
+// polled takes in the result of a poll that was sent at that time, and says whether propeller should hear of it. Polls may
+// overtake each other: an answer to an older question tells nothing, and a job that has ended stays ended.
+func (t *task) polled(job *client.Job, err *client.Error, fatal bool, asked time.Time) (changed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if asked.Before(t.asked) || t.job != nil && t.job.Terminal() {
+		return false
+	}
+	t.asked = asked
 	switch {
 	case err == nil:
 		changed = t.job == nil || t.outage.count > 0 || fingerprintJob(t.job) != fingerprintJob(job)
@@ -203,7 +210,7 @@ func (t *task) polled(job *client.Job, err *client.Error, fatal bool, now time.T
 		t.fatal = err
 	default:
 		if t.outage.count == 0 {
-			t.outage.since = now
+			t.outage.since = asked
 			changed = true
 		}
 		t.outage.count++

@@ -472,10 +472,11 @@ func TestPolling(t *testing.T) {
 	require.Equal(t, job, v.job, "the last known state stays")
 	require.True(t, tk.settled())
 	require.False(t, tk.waking, "the next change begins a waking of its own")
-	require.True(t, tk.polled(job, nil, false, now), "the outage has ended")
+	require.True(t, tk.polled(job, nil, false, now.Add(2*time.Minute)), "the outage has ended")
+	require.False(t, tk.polled(nil, bad, false, now.Add(time.Minute)), "an answer to an older question")
 	require.Zero(t, tk.view().outage.count)
-	require.True(t, tk.polled(nil, bad, true, now))
-	require.False(t, tk.polled(nil, bad, true, now), "it is known already")
+	require.True(t, tk.polled(nil, bad, true, now.Add(3*time.Minute)))
+	require.False(t, tk.polled(nil, bad, true, now.Add(3*time.Minute)), "it is known already")
 }
 
 func TestErrorsThatAreNoCalls(t *testing.T) {

@@ -67,6 +67,7 @@ func baseConfig(endpoints []string) *config.Config {
 	cfg.Create.InitialBackoff = duration(50 * time.Millisecond)
 	cfg.Create.MaxBackoff = duration(200 * time.Millisecond)
 	cfg.Poll.UpdateInterval = duration(0)
+	cfg.Poll.InitialInterval = duration(0) // polls are counted
 	cfg.WebAPI.Caching.ResyncInterval = duration(5 * time.Second)
 	cfg.WebAPI.Caching.Workers = 10
 	return cfg

@@ -1,0 +1,41 @@
+package backend
+
+import (
+	"context"
+	"time"
+)
+
+// pollEarly polls a new job soon and ever less often, until the machinery's own interval holds: a job of a second must not
+// take ten to be seen. What such a poll finds propeller is woken for, as for any other. A failure tells nothing: the
+// machinery's polls find out how long it lasts.
+func (p plugin) pollEarly(meta resourceMeta, t *task) {
+	first, interval := p.s.config().Poll.InitialInterval.Duration, p.s.config().WebAPI.Caching.ResyncInterval.Duration
+	if first <= 0 {
+		return
+	}
+	go func() {
+		for pause := first; pause < interval; pause *= 2 {
+			timer := time.NewTimer(pause)
+			select {
+			case <-timer.C:
+			case <-p.s.ended:
+				timer.Stop()
+				return
+			}
+			if p.s.tasks.lookup(meta.key) != t || t.jobEnded() {
+				return
+			}
+			select {
+			case p.s.early <- struct{}{}:
+			default:
+				continue
+			}
+			asked := time.Now()
+			job, err := p.poll(context.Background(), meta, t) // the call has its own time limit
+			<-p.s.early
+			if err == nil && t.polled(job, nil, false, asked) {
+				p.s.wake(t)
+			}
+		}
+	}()
+}
