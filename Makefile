@@ -28,17 +28,17 @@ help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: bin/flyte-backend ## Build the command line and run its demo: a SQL task, a fallback, a service killed in mid-task.
-	bin/flyte-backend demo
+demo: bin/flyte-backend bin/flyte-backend-engine ## Build the command line and run its demo: a real workflow on propeller's engine, its service killed while jobs run; bin/demo.html tells of it.
+	bin/flyte-backend demo --report bin/demo.html
 
 ##@ Build
 
 .PHONY: build
-build: bin/flyte-backend bin/flytepropeller ## Build bin/flyte-backend and bin/flytepropeller (propeller with the plugin compiled in).
+build: bin/flyte-backend bin/flyte-backend-engine bin/flytepropeller ## Build the command line (two programs) and bin/flytepropeller (propeller with the plugin compiled in).
 
 # Go knows better than make what is out of date, so these always run; they are quick when nothing changed.
-.PHONY: bin/flyte-backend bin/flytepropeller
-bin/flyte-backend bin/flytepropeller:
+.PHONY: bin/flyte-backend bin/flyte-backend-engine bin/flytepropeller
+bin/flyte-backend bin/flyte-backend-engine bin/flytepropeller:
 	@$(FIRST)
 	$(GO) build -o $@ ./cmd/$(@F)
 

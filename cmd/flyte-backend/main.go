@@ -1,23 +1,25 @@
-// Command flyte-backend serves example backend plugins and shows the backend plugin system at work.
+// Command flyte-backend runs workflows on one machine, serves example backend plugins, and shows the backend plugin system
+// at work. What needs propeller's engine is done by flyte-backend-engine, which this one finds.
 package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/flyte-backend/flyte-backend/cmd/internal/example"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := newRoot().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "flyte-backend:", err)
 		stop()
-		os.Exit(1) //nolint:gocritic // stop has been called
+		os.Exit(exit.Report(os.Stderr, err)) //nolint:gocritic // stop has been called
 	}
 }
 
@@ -28,6 +30,11 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newServe(), newDemo())
+	exit.Usage(root)
+	root.AddCommand(
+		example.New(),
+		inEngine("local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
+		inEngine("demo", "Run a real task through propeller's plugin machinery and a backend plugin service"),
+	)
 	return root
 }

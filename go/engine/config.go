@@ -3,8 +3,10 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	propellerconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/config"
@@ -32,10 +34,7 @@ func loadConfig(ctx context.Context, opts Options, dir string) error {
 	def.Queue.Type = propellerconfig.CompositeQueueSimple
 	tasks := taskconfig.GetConfig()
 	if len(tasks.TaskPlugins.DefaultForTaskTypes) == 0 {
-		// Any propeller needs these: two of its own plugins have the type.
-		tasks.TaskPlugins.DefaultForTaskTypes = map[string]string{
-			"container": "container", "python-task": "container", "raw-container": "container", "sidecar": "sidecar",
-		}
+		tasks.TaskPlugins.DefaultForTaskTypes = maps.Clone(defaultPlugins)
 	}
 	if err := logger.SetConfig(&logger.Config{Level: logLevel, Formatter: logger.GetConfig().Formatter}); err != nil {
 		return fmt.Errorf("cannot set the log level: %w", err)
@@ -59,5 +58,17 @@ func loadConfig(ctx context.Context, opts Options, dir string) error {
 	if err := viper.NewAccessor(stdconfig.Options{SearchPaths: files, StrictMode: true}).UpdateConfig(ctx); err != nil {
 		return fmt.Errorf("the configuration is invalid: %w", err)
 	}
+	plugins := &taskconfig.GetConfig().TaskPlugins
+	for taskType, id := range defaultPlugins {
+		// Propeller does not start with an entry for a plugin that is not enabled.
+		if plugins.DefaultForTaskTypes[taskType] == id && len(plugins.EnabledPlugins) > 0 && !slices.Contains(plugins.EnabledPlugins, id) {
+			delete(plugins.DefaultForTaskTypes, taskType)
+		}
+	}
 	return nil
+}
+
+// defaultPlugins is what any propeller's configuration has to say: two of its own plugins have these types.
+var defaultPlugins = map[string]string{
+	"container": "container", "python-task": "container", "raw-container": "container", "sidecar": "sidecar",
 }

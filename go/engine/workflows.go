@@ -53,8 +53,8 @@ func headOf(wf *v1alpha1.FlyteWorkflow, version int) head {
 
 // spec is the part of a workflow that never changes. All reads share it: propeller changes deep copies only.
 type spec struct {
-	Spec         *v1alpha1.WorkflowSpec                          `json:"spec"`
-	Tasks        map[v1alpha1.TaskID]*v1alpha1.TaskSpec          `json:"tasks"`
+	Spec         *v1alpha1.WorkflowSpec                         `json:"spec"`
+	Tasks        map[v1alpha1.TaskID]*v1alpha1.TaskSpec         `json:"tasks"`
 	SubWorkflows map[v1alpha1.WorkflowID]*v1alpha1.WorkflowSpec `json:"subWorkflows,omitempty"`
 }
 

@@ -10,13 +10,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/kubernetes/fake"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	clientfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllertest"
 
+	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/event"
 	propellerconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/config"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/catalog"
@@ -31,8 +27,9 @@ import (
 type Options struct {
 	// Store keeps inputs and outputs; nil means memory.
 	Store *storage.DataStore
-	// Kube stands in for the cluster; nil means a new one. The Kube of another Runner is the cluster after a restart.
-	Kube client.Client
+	// Cluster stands in for Kubernetes; nil means a new one, where objects are kept and never run. The Cluster of another
+	// Runner is the one after a restart.
+	Cluster *cluster.Cluster
 	// Prefix is the reference below which inputs and outputs are kept; empty means the store's own container.
 	Prefix string
 	// OnEvent hears of every task event that flyteadmin would get. It is called from the goroutine that runs the task.
@@ -47,7 +44,7 @@ type Options struct {
 type Runner struct {
 	opts    Options
 	store   *storage.DataStore
-	kube    *kubeClient
+	cluster *cluster.Cluster
 	handler *task.Handler
 	scope   promutils.Scope
 
@@ -80,12 +77,13 @@ func New(ctx context.Context, opts Options) (*Runner, error) {
 			return nil, fmt.Errorf("cannot make a data store in memory: %w", err)
 		}
 	}
-	r.kube = &kubeClient{c: opts.Kube}
-	if opts.Kube == nil {
-		r.kube.c = clientfake.NewClientBuilder().Build()
-	}
 	var err error
-	r.handler, err = task.New(ctx, r.kube, fake.NewClientset(), catalog.NOOPCatalog{},
+	if r.cluster = opts.Cluster; r.cluster == nil {
+		if r.cluster, err = cluster.New(cluster.Options{}); err != nil {
+			return nil, err
+		}
+	}
+	r.handler, err = task.New(ctx, r.cluster.Client(), r.cluster.Clientset(), catalog.NOOPCatalog{},
 		&propellerconfig.EventConfig{RawOutputPolicy: propellerconfig.RawOutputPolicyReference}, "taskrunner", scope)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make propeller's task handler: %w", err)
@@ -103,7 +101,10 @@ func (r *Runner) Scope() string { return r.scope.CurrentScope() }
 func (r *Runner) Store() *storage.DataStore { return r.store }
 
 // Kube is the client of the Kubernetes that is not there: it remembers what plugins made.
-func (r *Runner) Kube() client.Client { return r.kube.c }
+func (r *Runner) Kube() client.Client { return r.cluster.Client().GetClient() }
+
+// Cluster is the Kubernetes that is not there.
+func (r *Runner) Cluster() *cluster.Cluster { return r.cluster }
 
 // wakeOf gives the channel that EnqueueOwner of the workflow sends to.
 func (r *Runner) wakeOf(ownerID string) chan struct{} {
@@ -133,26 +134,3 @@ func (s setup) EnqueueOwner() func(string) {
 }
 func (setup) OwnerKind() string               { return "FlyteWorkflow" }
 func (s setup) MetricsScope() promutils.Scope { return s.scope }
-
-// kubeClient stands in for the cluster: objects are kept and never run.
-type kubeClient struct{ c client.Client }
-
-func (k *kubeClient) GetClient() client.Client { return k.c }
-func (k *kubeClient) GetCache() cache.Cache    { return kubeCache{k.c} }
-
-// kubeCache reads through and never tells of a change.
-type kubeCache struct{ client.Reader }
-
-func (kubeCache) GetInformer(context.Context, client.Object, ...cache.InformerGetOption) (cache.Informer, error) {
-	return &controllertest.FakeInformer{}, nil
-}
-
-func (kubeCache) GetInformerForKind(context.Context, schema.GroupVersionKind, ...cache.InformerGetOption) (cache.Informer, error) {
-	return &controllertest.FakeInformer{}, nil
-}
-func (kubeCache) RemoveInformer(context.Context, client.Object) error { return nil }
-func (kubeCache) Start(context.Context) error                         { return nil }
-func (kubeCache) WaitForCacheSync(context.Context) bool               { return true }
-func (kubeCache) IndexField(context.Context, client.Object, string, client.IndexerFunc) error {
-	return nil
-}

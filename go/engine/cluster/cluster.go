@@ -35,7 +35,7 @@ type Cluster struct {
 // ErrClosed is what creating a pod in a closed cluster fails with.
 var ErrClosed = errors.New("the cluster is closed")
 
-// New makes a cluster without objects. It must be closed.
+// New makes a cluster without objects. One with processes must be closed; another one may be left to the garbage collector.
 func New(o Options) (*Cluster, error) {
 	c := &Cluster{informers: newInformers(), clientset: fake.NewClientset()}
 	c.api = &api{Client: clientfake.NewClientBuilder().Build(), informers: c.informers}

@@ -21,11 +21,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/flytek8s"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/k8s/pod"
-
-	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
 )
 
 // childEnv has the test binary be a parent of processes, which a test then kills; its value is the folder for their ids.
@@ -41,10 +40,18 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	for i := range 3 {
-		script := fmt.Sprintf("trap '' TERM; sleep 1000 & echo $$ > %s/%d; wait; wait", dir, i)
-		if err := c.Client().GetClient().Create(context.Background(), shell(fmt.Sprintf("p%d", i), script)); err != nil {
+		p := shell(fmt.Sprintf("p%d", i), fmt.Sprintf("trap '' TERM; sleep 1000 & echo $$ > %s/%d; wait; wait", dir, i))
+		if err := c.Client().GetClient().Create(context.Background(), p); err != nil {
 			panic(err)
 		}
+		for p.Status.Phase != v1.PodRunning {
+			if err := c.Client().GetClient().Get(context.Background(), client.ObjectKeyFromObject(p), p); err != nil {
+				panic(err)
+			}
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "all"), []byte("3\n"), 0o600); err != nil {
+		panic(err)
 	}
 	select {}
 }
@@ -433,7 +440,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 	assert.Equal(t, v1.PodRunning, w.get(t, "p0").Status.Phase, "the end of the cluster is not the task's failure")
 	assert.Equal(t, v1.PodPending, w.get(t, "p9").Status.Phase)
-	require.ErrorIs(t, w.kube.Create(context.Background(), shell("late", "true")), cluster.ErrClosed)
+	require.ErrorIs(t, w.kube.Create(t.Context(), shell("late", "true")), cluster.ErrClosed)
 }
 
 func TestNothingOutlivesItsParent(t *testing.T) {
@@ -441,6 +448,7 @@ func TestNothingOutlivesItsParent(t *testing.T) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+dir)
 	require.NoError(t, cmd.Start())
+	pidFrom(t, dir+"/all")
 	var groups []int
 	for i := range 3 {
 		groups = append(groups, pidFrom(t, fmt.Sprintf("%s/%d", dir, i)))

@@ -80,8 +80,8 @@ func (p *Processes) fast(argv []string, scratch string) (changed []string, sourc
 	distribution := ""
 	for i := 1; i < len(argv); i++ {
 		name, value, joined := strings.Cut(argv[i], "=")
-		switch {
-		case name == "--additional-distribution" || name == "--dest-dir":
+		switch name {
+		case "--additional-distribution", "--dest-dir":
 			if !joined {
 				if i++; i == len(argv) {
 					return nil, "", fmt.Errorf("%s: %s without a value", fastExecute, name)

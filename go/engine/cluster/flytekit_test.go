@@ -167,7 +167,7 @@ func TestFindPython(t *testing.T) {
 		require.NoError(t, exec.Command(p.Path, "-m", "venv", "--without-pip", venv).Run())
 	}
 	// flytekit can be imported there, and its commands were not installed.
-	packages, err := filepath.Glob(filepath.Join(filepath.Dir(p.Path), "../lib/python*/site-packages"))
+	packages, err := filepath.Glob(filepath.Join(filepath.Dir(p.Path), "..", "lib", "python*", "site-packages"))
 	require.NoError(t, err)
 	own, err := filepath.Glob(unlinked + "/lib/python*/site-packages")
 	require.NoError(t, err)

@@ -21,14 +21,14 @@ type change struct {
 }
 
 // informers passes changes on, from one goroutine and in order, so that neither a handler that is slow nor one that writes
-// holds up the writer.
+// holds up the writer. The goroutine is there while there is something to pass on.
 type informers struct {
 	mu       sync.Mutex
 	handlers map[schema.GroupVersionKind][]*registration
 	queue    []change
+	passing  bool
 	closed   bool
-
-	wake, done chan struct{}
+	passes   sync.WaitGroup
 }
 
 type registration struct {
@@ -39,64 +39,62 @@ type registration struct {
 func (*registration) HasSynced() bool { return true }
 
 func newInformers() *informers {
-	i := &informers{handlers: map[schema.GroupVersionKind][]*registration{}, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go i.pass()
-	return i
+	return &informers{handlers: map[schema.GroupVersionKind][]*registration{}}
 }
 
 func (i *informers) tell(c change) {
 	i.mu.Lock()
-	if !i.closed && len(i.handlers[c.gvk]) > 0 {
-		i.queue = append(i.queue, c)
+	defer i.mu.Unlock()
+	if i.closed || len(i.handlers[c.gvk]) == 0 {
+		return
 	}
-	i.mu.Unlock()
-	i.signal()
-}
-
-func (i *informers) signal() {
-	select {
-	case i.wake <- struct{}{}:
-	default: // it is to look already
+	i.queue = append(i.queue, c)
+	if !i.passing {
+		i.passing = true
+		i.passes.Go(i.pass)
 	}
 }
 
 func (i *informers) pass() {
-	defer close(i.done)
-	for range i.wake {
-		for {
-			i.mu.Lock()
-			if i.closed {
-				i.mu.Unlock()
-				return
-			}
-			if len(i.queue) == 0 {
-				i.mu.Unlock()
-				break
-			}
-			c := i.queue[0]
-			i.queue = i.queue[1:]
-			handlers := slices.Clone(i.handlers[c.gvk])
-			i.mu.Unlock()
-			for _, r := range handlers {
-				switch {
-				case c.old == nil && c.now != nil:
-					r.handler.OnAdd(c.now, false)
-				case c.old != nil && c.now != nil:
-					r.handler.OnUpdate(c.old, c.now)
-				case c.old != nil:
-					r.handler.OnDelete(c.old)
-				}
+	for {
+		c, handlers := i.next()
+		if handlers == nil {
+			return
+		}
+		for _, r := range handlers {
+			switch {
+			case c.old == nil && c.now != nil:
+				r.handler.OnAdd(c.now, false)
+			case c.old != nil && c.now != nil:
+				r.handler.OnUpdate(c.old, c.now)
+			case c.old != nil:
+				r.handler.OnDelete(c.old)
 			}
 		}
 	}
 }
 
+// next gives the next change and who is to hear of it; nobody when there is no change left.
+func (i *informers) next() (change, []*registration) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for !i.closed && len(i.queue) > 0 {
+		c := i.queue[0]
+		i.queue = i.queue[1:]
+		if handlers := slices.Clone(i.handlers[c.gvk]); len(handlers) > 0 {
+			return c, handlers
+		}
+	}
+	i.queue, i.passing = nil, false
+	return change{}, nil
+}
+
+// close waits for the handler that is at work.
 func (i *informers) close() {
 	i.mu.Lock()
 	i.closed = true
 	i.mu.Unlock()
-	i.signal()
-	<-i.done
+	i.passes.Wait()
 }
 
 // informer is the informer of one kind.

@@ -19,12 +19,13 @@ import (
 //
 //   - A shell, in a session of its own, is told of each group that starts and ends. When its standard input ends, because
 //     this process has, it ends the groups that are left: SIGTERM, after the grace period SIGKILL.
-//   - On Linux, a process also gets SIGKILL as soon as the thread that started it is no more (Pdeathsig), which covers the
-//     moment between its start and the shell's hearing of it. The thread, not the process: Go ends a thread when a goroutine
-//     that has locked it returns. So all processes are started from one goroutine that has locked its thread and keeps it
-//     for as long as any of them lives.
+//   - On Linux, a process also gets SIGKILL as soon as the thread that started it is no more (Pdeathsig). The thread, not the
+//     process: Go ends a thread when a goroutine that has locked it returns. So all processes are started from one goroutine
+//     that has locked its thread and keeps it for as long as any of them lives.
 //
-// What a task's process itself puts into yet another session is not ended; nothing short of a container would do that.
+// Two things are not ended: what a task's process itself puts into another session, and, when this process is killed in the
+// millisecond between a start and the shell's hearing of it, what the new process has started by then (not on Linux: and
+// itself). Nothing short of a container would do that.
 type launcher struct {
 	grace    time.Duration
 	requests chan startRequest

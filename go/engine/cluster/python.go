@@ -106,7 +106,7 @@ func unwrapped(err error) error {
 func look(ctx context.Context, path string) (Python, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "-c", probe) //nolint:gosec // the user's own Python
+	cmd := exec.CommandContext(ctx, path, "-c", probe)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

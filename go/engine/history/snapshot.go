@@ -1,6 +1,7 @@
 package history
 
 import (
+	"regexp"
 	"strings"
 	"time"
 
@@ -185,13 +186,16 @@ type Node struct {
 	Attempt int
 }
 
+// mapName is how flytekit names a map's task: the mapped task's module (or type), its variable, and a hash.
+var mapName = regexp.MustCompile(`^(?:.*\.)?map_(.+)_[0-9a-f]{32}-arraynode$`)
+
 // Title is the name for people.
 func (n *Node) Title() string {
 	switch {
 	case n.Alias != "" && n.Alias != n.SpecID:
-		return n.Alias
+		return mapName.ReplaceAllString(n.Alias, "map of $1")
 	case n.Entity != "":
-		return n.Entity
+		return mapName.ReplaceAllString(n.Entity, "map of $1")
 	case n.Gate != nil && n.Gate.Signal != "":
 		return n.Gate.Signal
 	default:

@@ -3,7 +3,6 @@ package report
 import (
 	"bytes"
 	"errors"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -83,8 +82,8 @@ func TestThePageTellsEverything(t *testing.T) {
 		assert.Contains(t, page, want)
 	}
 	assert.NotContains(t, page, "ZgotmplZ", "html/template met something that it holds to be unsafe")
-	assert.NotRegexp(t, regexp.MustCompile(`(?i)<(img|iframe|object|embed|base|form)\b|<link rel="?stylesheet|@import|url\(`), page, "what would load something")
-	assert.NotRegexp(t, regexp.MustCompile(`\sstyle="|\son[a-z]+="`), page, "what the policy forbids")
+	assert.NotRegexp(t, `(?i)<(img|iframe|object|embed|base|form)\b|<link rel="?stylesheet|@import|url\(`, page, "what would load something")
+	assert.NotRegexp(t, `\sstyle="|\son[a-z]+="`, page, "what the policy forbids")
 }
 
 func TestHostileTextIsEscaped(t *testing.T) {
@@ -93,7 +92,7 @@ func TestHostileTextIsEscaped(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(page, "<script>"))
 	assert.Equal(t, 1, strings.Count(page, "</script>"))
 	assert.Equal(t, 1, strings.Count(page, "</style>"))
-	assert.NotRegexp(t, regexp.MustCompile(`href="(javascript|data:text|file)`), page)
+	assert.NotRegexp(t, `href="(javascript|data:text|file)`, page)
 	assert.Contains(t, page, `href="https://example.com/%22onmouseover=%22window.pwned=1"`)
 }
 

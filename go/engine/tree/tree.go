@@ -32,7 +32,7 @@ type Options struct {
 // For chooses the options for a file: live with colours on a terminal that is not dumb, and no colours where NO_COLOR is
 // set (https://no-color.org).
 func For(f *os.File) Options {
-	fd := int(f.Fd()) //nolint:gosec // file descriptors are small
+	fd := int(f.Fd())
 	kind := os.Getenv("TERM")
 	live := term.IsTerminal(fd) && kind != "dumb"
 	size := func(pick func(w, h int) int) func() int {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -225,8 +226,8 @@ func (s *screen) Write(p []byte) (int, error) {
 			text = code[i+1:]
 			continue
 		}
-		r := []rune(text[:min(len(text), 8)])[0]
-		text = text[len(string(r)):]
+		r, n := utf8.DecodeRuneInString(text)
+		text = text[n:]
 		switch r {
 		case '\n':
 			s.x, s.y = 0, s.y+1

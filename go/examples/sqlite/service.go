@@ -148,7 +148,7 @@ func New(opts Options) (*Service, error) {
 		stop()
 		return nil, err
 	}
-	st, err := openStore(ctx, filepath.Join(opts.Dir, "jobs.sqlite"), opts.Lease)
+	st, err := openStore(ctx, filepath.Join(opts.Dir, storeFile), opts.Lease)
 	if err != nil {
 		stop()
 		return nil, err

@@ -45,6 +45,9 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS jobs_phase ON jobs (phase, created);
 `
 
+// storeFile is the store's file in the service's folder.
+const storeFile = "jobs.sqlite"
+
 // store is the jobs table. Times in it are Unix milliseconds. Its methods block on the disk and may be called at once.
 type store struct {
 	db    *sql.DB

@@ -78,7 +78,7 @@ type CreateConfig struct {
 type PollConfig struct {
 	MaxOutage stdconfig.Duration `json:"maxOutage" doc:"How long polls may fail in a row, by time, before the attempt fails as a system failure, which propeller retries (10s to 168h)."`
 	// InitialInterval is for jobs that end soon: without it each would take a whole resync interval.
-	InitialInterval stdconfig.Duration `json:"initialInterval" doc:"Pause before a new job's second poll; it doubles with every poll, until it would reach webApi.caching.resyncInterval, which holds from then on (100ms to 1h; 0 turns these early polls off)."`
+	InitialInterval stdconfig.Duration `json:"initialInterval" doc:"Pause before a new job's second poll; it doubles with every poll, for as long as the first webApi.caching.resyncInterval lasts (100ms to 1h; 0 turns these early polls off)."`
 	UpdateInterval  stdconfig.Duration `json:"updateInterval" doc:"Shortest time between two events that only change a running task's message, links or custom info (0s to 1h)."`
 }
 

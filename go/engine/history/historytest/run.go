@@ -99,7 +99,7 @@ func Sorted(runs ...*Run) []history.Event {
 	return all
 }
 
-// Int, String and List make literals.
+// Int makes a literal.
 func Int(i int64) *core.Literal {
 	return primitive(&core.Primitive{Value: &core.Primitive_Integer{Integer: i}})
 }
@@ -195,7 +195,7 @@ func NodeError(kind core.ExecutionError_ErrorKind, code, message string) func(*e
 	}
 }
 
-// Inputs and Outputs of a node.
+// Inputs of a node.
 func Inputs(m *core.LiteralMap) func(*event.NodeExecutionEvent) {
 	return func(e *event.NodeExecutionEvent) { e.InputValue = &event.NodeExecutionEvent_InputData{InputData: m} }
 }

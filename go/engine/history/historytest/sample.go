@@ -137,7 +137,7 @@ func (s *sample) theMap() {
 		return a.OccurredAt.AsTime().Compare(b.OccurredAt.AsTime())
 	})
 	for i, e := range mapEvents {
-		e.PhaseVersion = uint32(i) //nolint:gosec // a few dozen
+		e.PhaseVersion = uint32(i)
 	}
 	var done []*core.Literal
 	for i := range 20 {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// pollEarly polls a new job soon and ever less often, until the machinery's own interval holds: a job of a second must not
+// pollEarly polls a new job soon and ever less often for the first of the machinery's intervals: a job of a second must not
 // take ten to be seen. What such a poll finds propeller is woken for, as for any other. A failure tells nothing: the
 // machinery's polls find out how long it lasts.
 func (p plugin) pollEarly(meta resourceMeta, t *task) {
@@ -14,7 +14,7 @@ func (p plugin) pollEarly(meta resourceMeta, t *task) {
 		return
 	}
 	go func() {
-		for pause := first; pause < interval; pause *= 2 {
+		for over, pause := first, first; over < interval; over, pause = over+2*pause, 2*pause {
 			timer := time.NewTimer(pause)
 			select {
 			case <-timer.C:

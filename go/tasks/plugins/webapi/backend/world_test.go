@@ -126,7 +126,7 @@ func (w *world) restart() {
 	w.t.Cleanup(cancel)
 	opts := taskrunner.Options{Reevaluate: w.reevaluate}
 	if old != nil {
-		opts.Store, opts.Kube = old.Store(), old.Kube()
+		opts.Store, opts.Cluster = old.Store(), old.Cluster()
 	}
 	if w.store != nil {
 		opts.Store = w.store

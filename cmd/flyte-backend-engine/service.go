@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/flyte-backend/flyte-backend/cmd/internal/example"
 )
 
 // serviceProcess is the example service as a process of its own, so that it can be killed.
@@ -22,6 +24,9 @@ type serviceProcess struct {
 	addr    string   // set by the first start, and kept
 	cmd     *exec.Cmd
 }
+
+// jobs is the folder where the service keeps its jobs.
+func (s *serviceProcess) jobs() string { return filepath.Join(s.dir, "jobs") }
 
 // start runs the service and waits until it listens.
 func (s *serviceProcess) start(ctx context.Context) error {
@@ -38,7 +43,7 @@ func (s *serviceProcess) start(ctx context.Context) error {
 	}
 	defer func() { _ = logFile.Close() }() // the child has a descriptor of its own
 	// Not CommandContext: the demo kills it when it is time.
-	s.cmd = exec.Command(s.program, "serve", "--insecure", "--listen", addr, "--dir", filepath.Join(s.dir, "jobs"), "--min-job-time", "2s") //nolint:gosec,noctx // this program itself
+	s.cmd = exec.Command(s.program, "serve", "--insecure", "--listen", addr, "--dir", s.jobs(), "--min-job-time", "1s", "--workers", "8") //nolint:gosec,noctx // this program itself
 	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.Stderr = logFile
 	out, err := s.cmd.StdoutPipe()
@@ -55,7 +60,7 @@ func (s *serviceProcess) start(ctx context.Context) error {
 	}()
 	select {
 	case text := <-line:
-		addr, ok := strings.CutPrefix(strings.TrimSpace(text), listening)
+		addr, ok := strings.CutPrefix(strings.TrimSpace(text), example.Listening)
 		if !ok {
 			s.kill()
 			return fmt.Errorf("the service did not start; its log is %s", logFile.Name())

@@ -1,4 +1,5 @@
-package main
+// Package example is the command that serves the example plugin.
+package example
 
 import (
 	"errors"
@@ -13,12 +14,14 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/examples/sqlite"
 )
 
-// listening begins the line that serve prints when calls are answered; the address follows.
-const listening = "listening on "
+// Listening begins the line that serve prints when calls are answered; the address follows.
+const Listening = "listening on "
 
-func newServe() *cobra.Command {
+// New makes the command `serve`.
+func New() *cobra.Command {
 	var listen, dir, localStore string
 	var minJobTime time.Duration
+	var workers int
 	var plain bool
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -38,13 +41,13 @@ func newServe() *cobra.Command {
 				return fmt.Errorf("cannot listen at %s: %w", listen, err)
 			}
 			s, err := sqlite.New(sqlite.Options{
-				Dir: dir, LocalStore: localStore, MinJobTime: minJobTime, Lease: time.Second,
+				Dir: dir, LocalStore: localStore, MinJobTime: minJobTime, Workers: workers, Lease: time.Second,
 				Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 			})
 			if err != nil {
 				return errors.Join(err, lis.Close())
 			}
-			if _, err := fmt.Fprintln(cmd.OutOrStdout(), listening+lis.Addr().String()); err != nil {
+			if _, err := fmt.Fprintln(cmd.OutOrStdout(), Listening+lis.Addr().String()); err != nil {
 				return errors.Join(err, lis.Close(), s.Close())
 			}
 			return sqlite.Serve(cmd.Context(), lis, s)
@@ -54,6 +57,7 @@ func newServe() *cobra.Command {
 	f.StringVar(&listen, "listen", "127.0.0.1:8000", "address to listen at")
 	f.StringVar(&dir, "dir", "", "folder where jobs are kept")
 	f.StringVar(&localStore, "local-store", "", "folder of a Flyte data store of kind local, whose names are file://container/path")
+	f.IntVar(&workers, "workers", 2, "how many jobs run at once")
 	f.DurationVar(&minJobTime, "min-job-time", 0, "let every job take at least this long")
 	f.BoolVar(&plain, "insecure", false, "speak plain text")
 	return cmd

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
+)
+
+// engineName is the program with propeller's engine. It is five times as large as this one.
+const engineName = "flyte-backend-engine"
+
+// inEngine makes a command that the other program has, flags, help and all.
+func inEngine(name, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:                name,
+		Short:              short,
+		DisableFlagParsing: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			program, err := findEngine()
+			if err != nil {
+				return err
+			}
+			// This process becomes the other one: signals, terminal and exit code are its own.
+			argv := append([]string{program, name}, args...)
+			err = syscall.Exec(program, argv, os.Environ()) //nolint:gosec // found beside this program, or by the user's PATH
+			return &exit.Error{Code: exit.Internal, Err: fmt.Errorf("cannot start %s: %w", program, err)}
+		},
+	}
+}
+
+// findEngine looks beside this program, in libexec beside its folder, and on PATH.
+func findEngine() (string, error) {
+	self, err := os.Executable()
+	if err == nil {
+		self, err = filepath.EvalSymlinks(self)
+	}
+	if err == nil {
+		dir := filepath.Dir(self)
+		for _, path := range []string{
+			filepath.Join(dir, engineName),
+			filepath.Join(filepath.Dir(dir), "libexec", "flyte-backend", engineName),
+		} {
+			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+				return path, nil
+			}
+		}
+	}
+	path, err := exec.LookPath(engineName)
+	if err != nil {
+		return "", exit.Hint(&exit.Error{Code: exit.Internal, Err: fmt.Errorf("this command needs the program %s, which is not installed: it is neither beside %s nor on PATH", engineName, self)},
+			"put it beside this program; `make build` makes both")
+	}
+	return path, nil
+}

@@ -1,0 +1,66 @@
+// Package exit is how commands end: an error with its exit code, and with what would help.
+package exit
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// The exit codes. They are a contract with scripts: docs/cli.md.
+const (
+	Failed   = 1 // what was asked for ran and failed
+	BadInput = 2 // nothing ran: what was asked for is wrong, or cannot be done here
+	Aborted  = 3 // the run was aborted, by a signal or for its time
+	Internal = 4 // anything else, such as a disk that is full
+)
+
+// Error is an error with the exit code that it ends the command with.
+type Error struct {
+	Code int
+	Err  error
+	// Hint is one more line that says what would help; it may be empty.
+	Hint string
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+
+// Unwrap gives the error itself.
+func (e *Error) Unwrap() error { return e.Err }
+
+// BadInputf makes an error for what the user can set right.
+func BadInputf(format string, args ...any) error {
+	return &Error{Code: BadInput, Err: fmt.Errorf(format, args...)}
+}
+
+// Hint adds what would help.
+func Hint(err error, format string, args ...any) error {
+	e := &Error{Code: Internal, Err: err}
+	errors.As(err, &e)
+	return &Error{Code: e.Code, Err: err, Hint: fmt.Sprintf(format, args...)}
+}
+
+// Usage has a command and those below it end with BadInput when flags are wrong.
+func Usage(cmd *cobra.Command) {
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &Error{Code: BadInput, Err: err} })
+}
+
+// Report tells of an error, and gives its exit code.
+func Report(w io.Writer, err error) int {
+	_, _ = fmt.Fprintln(w, "flyte-backend:", err)
+	var e *Error
+	switch {
+	case errors.As(err, &e):
+		if e.Hint != "" {
+			_, _ = fmt.Fprintln(w, "hint:", e.Hint)
+		}
+		return e.Code
+	case strings.HasPrefix(err.Error(), "unknown command "): // cobra has no type for it
+		return BadInput
+	default:
+		return Failed
+	}
+}
