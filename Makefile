@@ -8,9 +8,11 @@ MAKEFLAGS += --no-print-directory
 GO         ?= go
 # Results of tests that wait, poll and talk over sockets are not worth remembering: run them each time. They wait more than
 # they compute, so more of them run at once than there are cores.
-TEST_FLAGS ?= -count=1 -parallel=16
+TEST_FLAGS ?= -count=1 -parallel=16 -p=4
 RACE_COUNT ?= 2
 RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
+# Whole workflows under the race detector take minutes, so these run once.
+RACE_ONCE  ?= ./go/engine/... ./cmd/internal/...
 COVER_MIN  ?= 85
 BENCH      ?= .
 BENCH_FLAGS ?= -benchmem
@@ -49,17 +51,23 @@ clean: ## Remove what make has built: bin, .cache and coverage profiles. Go's ow
 ##@ Check
 
 .PHONY: test
-test: ## Run all tests (TEST_FLAGS).
+test: test-tools ## Run all tests (TEST_FLAGS).
 	@$(FIRST)
 	$(GO) test $(TEST_FLAGS) ./...
 
+.PHONY: test-tools
+test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, Chromium. Once; a minute.
+	@tools/flytekit.sh >/dev/null
+	@tools/chromium.sh >/dev/null
+
 .PHONY: race
-race: ## Run the tests of concurrent packages under the race detector (RACE_COUNT times, RACE_PKGS). Needs cgo.
+race: test-tools ## Run the tests of concurrent packages under the race detector (RACE_PKGS RACE_COUNT times, RACE_ONCE once). Needs cgo.
 	@$(FIRST)
 	CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=$(RACE_COUNT) -timeout 30m $(RACE_PKGS)
+	CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=1 -timeout 30m $(RACE_ONCE)
 
 .PHONY: cover
-cover: ## Statement coverage of ./go/... by its own tests; fails below COVER_MIN percent.
+cover: test-tools ## Statement coverage of ./go/... by its own tests; fails below COVER_MIN percent.
 	@$(FIRST)
 	GO='$(GO)' tools/cover.sh $(COVER_MIN)
 
