@@ -10,7 +10,7 @@ GO         ?= go
 # they compute, so more of them run at once than there are cores.
 TEST_FLAGS ?= -count=1 -parallel=16
 RACE_COUNT ?= 2
-RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
+RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/... ./go/engine/cluster/...
 COVER_MIN  ?= 85
 BENCH      ?= .
 BENCH_FLAGS ?= -benchmem
