@@ -89,6 +89,11 @@ generate: ## Write generated files anew (docs/configuration.md).
 generate-check: ## Check that generated files are current, on a copy: uncommitted changes are neither needed nor touched.
 	GO='$(GO)' tools/generate-check.sh
 
+.PHONY: comparison
+comparison: ## Run workflows with this plugin and with Flyte's connector plugin, and write docs/comparison.md (a minute).
+	@$(FIRST)
+	$(GO) test -count=1 ./test/comparison -args -update
+
 ##@ Tools
 
 .PHONY: tools

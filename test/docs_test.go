@@ -97,8 +97,8 @@ func TestEngineExampleRuns(t *testing.T) {
 // TestDocumentsNameRealTests: what is said to be shown by a test is shown by one that exists.
 func TestDocumentsNameRealTests(t *testing.T) {
 	for document, packages := range map[string]string{
-		"README.md":      "../go/tasks/plugins/webapi/backend/*_test.go",
-		"docs/engine.md": "../go/engine/*_test.go",
+		"docs/comparison.md": "../go/tasks/plugins/webapi/backend/*_test.go",
+		"docs/engine.md":     "../go/engine/*_test.go",
 	} {
 		namesRealTests(t, document, packages)
 	}
