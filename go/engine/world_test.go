@@ -61,7 +61,29 @@ func runTests(m *testing.M) int {
 		panic(err)
 	}
 	defer func() { _ = shared.Close() }()
+	if err := warmUp(); err != nil {
+		panic(err)
+	}
 	return m.Run()
+}
+
+// warmUp uses each plugin and task type once. Propeller v1.16.8 writes the map of its metrics by plugin and type under a copy
+// of the lock (task.Handler.fetchPluginTaskMetrics), which the race detector finds when the first uses come at once.
+func warmUp() error {
+	for _, w := range []struct{ module, name string }{{"chains", "types"}, {"unserved", "echoed"}} {
+		b, err := bundle.Read(w.module, workflows.Archive(w.module), bundle.Options{})
+		if err != nil {
+			return err
+		}
+		x, err := shared.Submit(context.Background(), b, w.name, engine.Submission{})
+		if err != nil {
+			return err
+		}
+		if _, err := x.Wait(context.Background()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // record keeps events by execution.

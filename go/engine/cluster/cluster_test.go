@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -179,12 +180,26 @@ func pidFrom(t *testing.T, file string) int {
 // members are the processes of a group that have not ended: whoever adopts an orphan may leave it unwaited for.
 func members(t *testing.T, group int) []string {
 	t.Helper()
-	out, err := exec.Command("ps", "-A", "-o", "pid=,pgid=,stat=,args=").Output()
+	if stats, _ := filepath.Glob("/proc/[0-9]*/stat"); len(stats) > 0 {
+		var found []string
+		for _, file := range stats {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				continue // it has just ended
+			}
+			// 123 (name) state parent group ...
+			f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+			if f[2] == strconv.Itoa(group) && f[0] != "Z" && f[0] != "X" {
+				found = append(found, string(b))
+			}
+		}
+		return found
+	}
+	out, err := exec.Command("ps", "-A", "-o", "pgid=,stat=,args=").Output()
 	require.NoError(t, err)
 	var found []string
 	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if f[1] == strconv.Itoa(group) && !strings.HasPrefix(f[2], "Z") {
+		if f := strings.Fields(line); f[0] == strconv.Itoa(group) && !strings.HasPrefix(f[1], "Z") {
 			found = append(found, line)
 		}
 	}

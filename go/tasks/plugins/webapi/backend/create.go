@@ -82,12 +82,14 @@ func render(ctx context.Context, tCtx pluginscore.TaskExecutionContext, tmpl *co
 	return nil
 }
 
+// metadataOf copies what it gets: a call goes on beside propeller's worker, which changes the node's id for its events.
 func metadataOf(m pluginscore.TaskExecutionMetadata) client.Metadata {
 	id := m.GetTaskExecutionID().GetID()
+	nodeID, _ := proto.Clone(id.GetNodeExecutionId()).(*core.NodeExecutionIdentifier)
 	security := m.GetSecurityContext()
 	return client.Metadata{
 		TaskExecutionID: &core.TaskExecutionIdentifier{
-			TaskId: id.GetTaskId(), NodeExecutionId: id.GetNodeExecutionId(), RetryAttempt: id.GetRetryAttempt(),
+			TaskId: id.GetTaskId(), NodeExecutionId: nodeID, RetryAttempt: id.GetRetryAttempt(),
 		},
 		Namespace:                     m.GetNamespace(),
 		Labels:                        m.GetLabels(),

@@ -56,3 +56,9 @@ func ShowID(id []byte) string { return showID(id) }
 func MetaWithID(id string) any {
 	return resourceMeta{key: "k", deployment: "d", id: client.JobID(id)}
 }
+
+// HasJob says whether a sub-task's file tells of a job.
+func HasJob(file []byte) bool {
+	s, err := decodeSaved(file)
+	return err == nil && s.standing == standingCreated
+}

@@ -40,7 +40,10 @@ func item(index int, tmpl *core.TaskTemplate) taskrunner.Task {
 // itemPrefix is where item 0 of the map, in its first attempt, has its outputs.
 const itemPrefix = "s3://taskrunner/metadata/flytesnacks/development/run/n0/data/0/0/0"
 
-const itemFile = storage.DataReference(itemPrefix + "/" + backend.StateFile)
+// fileOf is an item's state, in its first attempt.
+func fileOf(index int) storage.DataReference {
+	return storage.DataReference(fmt.Sprintf("s3://taskrunner/metadata/flytesnacks/development/run/n0/data/0/%d/0/%s", index, backend.StateFile))
+}
 
 // spy counts what goes through a data store, and fails writes at will.
 type spy struct {
@@ -63,27 +66,30 @@ func (w *world) spyOnStore() *spy {
 }
 
 func (s *spy) ReadRaw(ctx context.Context, ref storage.DataReference) (io.ReadCloser, error) {
-	s.count(s.reads, ref)
+	s.mu.Lock()
+	s.reads[path.Base(ref.String())]++
+	s.mu.Unlock()
 	return s.ComposedProtobufStore.ReadRaw(ctx, ref)
 }
 
 func (s *spy) WriteRaw(ctx context.Context, ref storage.DataReference, size int64, opts storage.Options, r io.Reader) error {
-	if err := s.count(s.writes, ref); err != nil {
+	if err := s.write(ref); err != nil {
 		return err
 	}
 	return s.ComposedProtobufStore.WriteRaw(ctx, ref, size, opts, r)
 }
 
 func (s *spy) WriteProtobuf(ctx context.Context, ref storage.DataReference, opts storage.Options, m protoiface.MessageV1) error {
-	if err := s.count(s.writes, ref); err != nil {
+	if err := s.write(ref); err != nil {
 		return err
 	}
 	return s.ComposedProtobufStore.WriteProtobuf(ctx, ref, opts, m)
 }
 
-func (s *spy) count(m map[string]int, ref storage.DataReference) error {
+// write counts a write and says whether it is to fail.
+func (s *spy) write(ref storage.DataReference) error {
 	s.mu.Lock()
-	m[path.Base(ref.String())]++
+	s.writes[path.Base(ref.String())]++
 	hook := s.onWrite
 	s.mu.Unlock()
 	if hook == nil {
@@ -111,6 +117,46 @@ func (s *spy) refuse(err error) {
 		}
 		return nil
 	}
+}
+
+// newMap is a world in which my_task belongs to the first backend, without waiting for the services to say so: how soon they
+// do is not what these tests are about.
+func newMap(tb testing.TB, change func(*config.Config), backends ...*backendtest.Backend) *world {
+	tb.Helper()
+	return newWorld(tb, func(c *config.Config) {
+		c.Routes = []config.Route{{TaskType: myTask, Deployment: "default"}}
+		if change != nil {
+			change(c)
+		}
+	}, backends...)
+}
+
+// file reads an item's state, in its first attempt; nil when there is none.
+func (w *world) file(index int) []byte {
+	w.t.Helper()
+	r, err := w.runner.Store().ReadRaw(w.ctx, fileOf(index))
+	if storage.IsNotFound(err) {
+		return nil
+	}
+	require.NoError(w.t, err)
+	raw, err := io.ReadAll(r)
+	require.NoError(w.t, err)
+	return bytes.Clone(raw)
+}
+
+// registered waits until new tasks get the plugin version.
+func (w *world) registered(version string) {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool {
+		d, ok := w.system.Snapshot().Resolve(registry.Query{TaskType: myTask})
+		return ok && d.PluginVersion == version
+	}, limit, 5*time.Millisecond, "plugin version %s is registered", version)
+}
+
+// onFile waits until the item's job is on file.
+func (w *world) onFile(index int) {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool { return backend.HasJob(w.file(index)) }, limit, 5*time.Millisecond, "the job is on file")
 }
 
 func (w *world) rounds(run *taskrunner.Run, n int) {
@@ -164,9 +210,10 @@ func TestItemsOverRestarts(t *testing.T) {
 			default:
 				b.Script(backendtest.Step{Resource: &admin.Resource{Phase: core.TaskExecution_QUEUED}})
 			}
-			w := newWorld(t, nil, b)
+			w := newMap(t, nil, b)
 			run := w.start(item(0, template(myTask)))
 			w.until(run, tc.phase)
+			w.onFile(0)
 			for range 2 {
 				events := len(run.Events())
 				w.moveTo(run)
@@ -209,12 +256,13 @@ func TestItemKilledBetweenReplyAndWrite(t *testing.T) {
 			b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 			b.IgnoreKeys = tc.ignore
 			b.Script(backendtest.Step{Resource: succeeded(1)})
-			w := newWorld(t, nil, b)
+			w := newMap(t, nil, b)
 			whole := w.runner.Store()
 			w.spyOnStore().refuse(errors.New("the process is gone"))
 			run := w.start(item(0, template(myTask)))
 			_, err := run.Round(w.ctx)
 			require.ErrorContains(t, err, "the process is gone")
+			eventually(t, "the service has answered", func() bool { return len(b.Jobs()) == 1 })
 			require.Equal(t, pluginscore.PhaseUndefined, run.State().PluginPhase, "nothing is recorded before the file is written")
 
 			w.store = whole
@@ -235,12 +283,11 @@ func TestItemAnsweredBetweenRounds(t *testing.T) {
 	b.IgnoreKeys = true
 	b.Script(backendtest.Step{Resource: succeeded(1)})
 	b.Delay(backendtest.Create, 200*time.Millisecond)
-	w := newWorld(t, func(c *config.Config) { c.Sync.InlineWait = duration(10 * time.Millisecond) }, b)
-	s := w.spyOnStore()
+	w := newMap(t, func(c *config.Config) { c.Sync.InlineWait = duration(10 * time.Millisecond) }, b)
 	run := w.start(item(0, template(myTask)))
 	w.rounds(run, 1)
-	require.Empty(t, b.Jobs())
-	eventually(t, "the job is on file", func() bool { return s.written()[backend.StateFile] == 2 })
+	require.False(t, backend.HasJob(w.file(0)), "the round ended before the call did")
+	w.onFile(0)
 	w.moveTo(run)
 	require.True(t, w.finish(run).Succeeded)
 	require.Len(t, b.Jobs(), 1)
@@ -252,7 +299,7 @@ func TestItemWhoseFileCannotBeWritten(t *testing.T) {
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.IgnoreKeys = true
 	b.Script(backendtest.Step{Resource: succeeded(1)})
-	w := newWorld(t, nil, b)
+	w := newMap(t, nil, b)
 	s := w.spyOnStore()
 	s.refuse(errors.New("slow down"))
 	run := w.start(item(0, template(myTask)))
@@ -269,14 +316,15 @@ func TestItemWhoseFileCannotBeWritten(t *testing.T) {
 func TestItemAbandonedWithoutAFile(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	w := newWorld(t, nil, b)
+	w := newMap(t, nil, b)
 	s := w.spyOnStore()
 	s.refuse(errors.New("slow down"))
 	run := w.start(item(0, template(myTask)))
 	_, err := run.Round(w.ctx)
 	require.Error(t, err)
+	eventually(t, "the service has answered", func() bool { return len(b.Jobs()) == 1 })
 	require.NoError(t, run.Abort(w.ctx, "enough"))
-	require.Equal(t, 1, b.Jobs()[0].Deletes)
+	eventually(t, "the job is deleted", func() bool { return b.Jobs()[0].Deletes == 1 })
 	require.Zero(t, w.system.Remembered())
 }
 
@@ -301,19 +349,14 @@ func TestItemWithADamagedFile(t *testing.T) {
 			t.Parallel()
 			b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 			b.Script(backendtest.Step{Resource: running("")})
-			w := newWorld(t, nil, b)
+			w := newMap(t, nil, b)
 			run, other := w.start(item(0, template(myTask))), w.start(item(1, template(myTask)))
 			w.until(run, pluginscore.PhaseRunning)
 			w.until(other, pluginscore.PhaseQueued)
-			read := func(ref storage.DataReference) []byte {
-				r, err := w.runner.Store().ReadRaw(w.ctx, ref)
-				require.NoError(t, err)
-				raw, err := io.ReadAll(r)
-				require.NoError(t, err)
-				return raw
-			}
-			bad := tc.damage(bytes.Clone(read(itemFile)), read("s3://taskrunner/metadata/flytesnacks/development/run/n0/data/0/1/0/backend.state"))
-			require.NoError(t, w.runner.Store().WriteRaw(w.ctx, itemFile, int64(len(bad)), storage.Options{}, bytes.NewReader(bad)))
+			w.onFile(0)
+			w.onFile(1)
+			bad := tc.damage(w.file(0), w.file(1))
+			require.NoError(t, w.runner.Store().WriteRaw(w.ctx, fileOf(0), int64(len(bad)), storage.Options{}, bytes.NewReader(bad)))
 			b.Script(backendtest.Step{Resource: succeeded(2)})
 			w.moveTo(run)
 			out := w.finish(run)
@@ -328,7 +371,7 @@ func TestItemWithADamagedFile(t *testing.T) {
 			}
 			require.NotNil(t, told)
 			require.Contains(t, told.GetMessage(), tc.says)
-			require.Contains(t, told.GetMessage(), string(itemFile))
+			require.Contains(t, told.GetMessage(), fileOf(0).String())
 			require.Contains(t, told.GetMessage(), "the job, if there is one, may go on")
 			jobs := b.Jobs()
 			require.Len(t, jobs, 3)
@@ -351,7 +394,7 @@ func TestItemsAreAbortedAfterARestart(t *testing.T) {
 			t.Parallel()
 			b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 			b.Script(backendtest.Step{Resource: running("")})
-			w := newWorld(t, nil, b)
+			w := newMap(t, nil, b)
 			run := w.start(item(0, template(myTask)))
 			if tc.phase == pluginscore.PhaseUndefined {
 				w.rounds(run, 1)
@@ -359,6 +402,7 @@ func TestItemsAreAbortedAfterARestart(t *testing.T) {
 			} else {
 				w.until(run, tc.phase)
 			}
+			w.onFile(0)
 			b.Fail(backendtest.Delete, 1, status.Error(codes.Unavailable, "restarting"))
 			w.moveTo(run)
 			require.Error(t, run.Abort(w.ctx, "enough"), "propeller repeats an abort until the job is deleted")
@@ -379,7 +423,7 @@ func TestItemIsRetried(t *testing.T) {
 			t.Parallel()
 			b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 			b.Script(backendtest.Step{Resource: running("")})
-			w := newWorld(t, nil, b)
+			w := newMap(t, nil, b)
 			tmpl := template(myTask)
 			tmpl.Metadata.Retries.Retries = 1
 			run := w.start(item(0, tmpl))
@@ -429,7 +473,11 @@ func TestWritesOfTasks(t *testing.T) {
 			b.Delay(backendtest.Create, tc.slow)
 			require.NoError(t, b.Start())
 			t.Cleanup(b.Kill)
-			w := newWorld(t, func(c *config.Config) {
+			w := newMap(t, func(c *config.Config) {
+				if tc.sync {
+					c.Routes[0].Mode = config.ModeSync
+				}
+				c.Sync.InlineWait = duration(time.Second)
 				if tc.slow > 0 {
 					c.Sync.InlineWait = duration(10 * time.Millisecond)
 				}
@@ -456,7 +504,7 @@ func TestManyItemsLeaveNothingBehind(t *testing.T) {
 	const items, workers = 1000, 8
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
-	w := newWorld(t, func(c *config.Config) { c.WebAPI.ReadRateLimiter.QPS, c.WebAPI.ReadRateLimiter.Burst = 10000, 10000 }, b)
+	w := newMap(t, func(c *config.Config) { c.WebAPI.ReadRateLimiter.QPS, c.WebAPI.ReadRateLimiter.Burst = 10000, 10000 }, b)
 	w.reevaluate = 20 * time.Millisecond
 	w.restart()
 	queue, failures := make(chan *taskrunner.Run, items), make(chan error, items)
@@ -519,14 +567,14 @@ func TestItemsOfBuiltInPlugins(t *testing.T) {
 	require.Len(t, pods(), 1)
 	require.Equal(t, "run-n0-0-n0-0", pods()[0].Name, "the name that propeller gives without us")
 	b.SetPlugins(backendtest.Plugin{TaskType: podTask})
-	eventually(t, "the type is known", func() bool {
+	known := func() bool {
 		_, ok := w.system.Snapshot().Resolve(registry.Query{TaskType: podTask})
 		return ok
-	})
+	}
+	eventually(t, "the type is known", known)
 	w.rounds(run, 3)
 	w.moveTo(run)
-	_, ok := w.system.Snapshot().Resolve(registry.Query{TaskType: podTask})
-	require.True(t, ok, "the type is known from the start now")
+	eventually(t, "the type is known here too", known)
 	w.rounds(run, 3)
 	require.Len(t, pods(), 1)
 	require.Zero(t, b.Calls(backendtest.Create))
@@ -537,6 +585,7 @@ func TestItemsOfBuiltInPlugins(t *testing.T) {
 	require.Empty(t, pods())
 	require.Zero(t, w.system.Remembered())
 
+	eventually(t, "the type is known once more", known)
 	b.Script(backendtest.Step{Resource: succeeded(1)})
 	require.True(t, w.finish(w.start(item(1, containerTask(podTask)))).Succeeded, "the next item goes to the service")
 	require.Len(t, b.Jobs(), 1)
@@ -552,11 +601,13 @@ func TestItemKeepsItsDecision(t *testing.T) {
 	}
 	first.Fail(backendtest.Create, -1, status.Error(codes.Unavailable, "busy"))
 	w := newWorld(t, nil, first, second)
+	w.registered("v1")
 	run := w.start(item(0, template(myTask)))
 	w.until(run, pluginscore.PhaseQueued)
 	first.SetPlugins()
 	second.SetPlugins(backendtest.Plugin{TaskType: myTask, PluginVersion: "v2"})
 	w.moveTo(run)
+	w.registered("v2")
 	w.rounds(run, 2)
 	first.Heal(backendtest.Create)
 	out := w.finish(run)
@@ -624,7 +675,7 @@ func TestItemWhoseLastRoundIsLost(t *testing.T) {
 				t.Parallel()
 				b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 				b.Script(backendtest.Step{Resource: running("")})
-				w := newWorld(t, nil, b)
+				w := newMap(t, nil, b)
 				run := w.start(item(0, template(myTask)))
 				w.until(run, pluginscore.PhaseRunning)
 				b.SetJob("", ended)
@@ -650,7 +701,7 @@ func TestItemThatFailsWithItsJobRunning(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: running("")})
-	w := newWorld(t, func(c *config.Config) { c.Deployments["default"].MaxMessageSizeBytes = 64 << 10 }, b)
+	w := newMap(t, func(c *config.Config) { c.Deployments["default"].MaxMessageSizeBytes = 64 << 10 }, b)
 	run := w.start(item(0, template(myTask)))
 	w.until(run, pluginscore.PhaseRunning)
 	b.SetJob("", running(string(make([]byte, 1<<17))))
@@ -679,10 +730,13 @@ func TestSyncItems(t *testing.T) {
 	t.Cleanup(first.Kill)
 	second := startBackend(t)
 	w := newWorld(t, func(c *config.Config) { c.Sync.InlineWait = duration(50 * time.Millisecond) }, first, second)
+	w.registered("v1")
 	run := w.start(item(0, template(myTask)))
 	w.until(run, pluginscore.PhaseRunning)
+	eventually(t, "the call has arrived", func() bool { return first.Calls(backendtest.Execute) == 1 })
 	second.SetPlugins(backendtest.Plugin{TaskType: myTask, PluginVersion: "v9"})
 	w.moveTo(run)
+	w.registered("v9")
 	w.rounds(run, 2)
 	require.Equal(t, pluginscore.PhaseRunning, run.State().PluginPhase)
 	close(release)
@@ -699,7 +753,7 @@ func TestItemsTellWhatChanged(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: running("step 1")})
-	w := newWorld(t, nil, b)
+	w := newMap(t, nil, b)
 	run := w.start(item(0, template(myTask)))
 	w.until(run, pluginscore.PhaseRunning)
 	for i := 2; i <= 3; i++ {
