@@ -127,11 +127,13 @@ func TestTimeoutOfATaskDeletesItsJob(t *testing.T) {
 
 func TestTimeoutOfAWorkflow(t *testing.T) {
 	t.Parallel()
-	x, err := shared.Submit(t.Context(), load(t, "retries"), "retries.long_running", engine.Submission{Timeout: time.Second})
+	const timeout = 5 * time.Second // long enough for a job to be there
+	x, err := shared.Submit(t.Context(), load(t, "retries"), "retries.long_running", engine.Submission{Timeout: timeout})
 	require.NoError(t, err)
+	running(t, x, 1)
 	out := wait(t, x)
 	require.Equal(t, core.WorkflowExecution_ABORTED, out.Phase)
-	require.Equal(t, "it had 1s and has not ended", out.AbortCause)
+	require.Equal(t, "it had 5s and has not ended", out.AbortCause)
 	require.Positive(t, service.JobsOf(x.ID().GetName())[0].Deletes)
 }
 
