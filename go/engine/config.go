@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	k8sconfig "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/flytek8s/config"
 	propellerconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/config"
 	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
 	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
@@ -32,6 +33,8 @@ func loadConfig(ctx context.Context, opts Options, dir string) error {
 	def.WorkflowReEval.Duration, def.DownstreamEval.Duration = reevaluate, reevaluate
 	// Upstream's batching queue holds each waking back for up to a second, to spare an API server.
 	def.Queue.Type = propellerconfig.CompositeQueueSimple
+	// Pods that have ended would stay in memory for ever.
+	k8sconfig.GetK8sPluginConfig().DeleteResourceOnFinalize = true
 	tasks := taskconfig.GetConfig()
 	if len(tasks.TaskPlugins.DefaultForTaskTypes) == 0 {
 		tasks.TaskPlugins.DefaultForTaskTypes = maps.Clone(defaultPlugins)

@@ -43,7 +43,7 @@ func TestPython(t *testing.T) {
 			t.Parallel()
 			module, _, _ := strings.Cut(tc.workflow, ".")
 			lines := startChild(t, order{
-				Folder: t.TempDir(), Config: fmt.Sprintf(config, jobsService(t).Endpoint()), Python: python, Source: source,
+				Folder: filepath.Join(t.TempDir(), "a folder"), Config: fmt.Sprintf(config, jobsService(t).Endpoint()), Python: python, Source: source,
 				Module: module, Workflow: tc.workflow, Count: 1, Inputs: tc.inputs, Lists: tc.lists,
 			}).wait()
 			require.Contains(t, strings.Join(lines, "\n"), tc.want)

@@ -32,10 +32,16 @@ func Memory(scope promutils.Scope) *storage.DataStore {
 
 // Folder makes a store below dir, which must exist. References are file URLs of absolute paths; the store reads any, and
 // writes and deletes below dir only.
+//
+// Propeller parses references as URLs, and flytekit takes the text behind file:// for the path, so a name that a URL would
+// write in another way cannot be both, except for blanks and letters beyond ASCII, which propeller takes as they are.
 func Folder(dir string, scope promutils.Scope) (*storage.DataStore, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use folder %s as data store: %w", dir, err)
+	}
+	if i := strings.IndexAny(abs, "%?#"); i >= 0 {
+		return nil, fmt.Errorf("cannot use %s as data store: its path has a %q, which the URLs of its files cannot have", abs, abs[i])
 	}
 	if info, err := os.Stat(abs); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("cannot use %s as data store: it is not a folder", abs)
@@ -44,7 +50,22 @@ func Folder(dir string, scope promutils.Scope) (*storage.DataStore, error) {
 }
 
 func compose(raw storage.RawStore, scope promutils.Scope) *storage.DataStore {
-	return storage.NewCompositeDataStore(storage.NewURLPathConstructor(), storage.NewDefaultProtobufStore(raw, scope))
+	return storage.NewCompositeDataStore(paths{}, storage.NewDefaultProtobufStore(raw, scope))
+}
+
+// paths joins references as text. flytestdlib's own constructor escapes them, and flytekit does not take that back.
+type paths struct{}
+
+var _ storage.ReferenceConstructor = paths{}
+
+func (paths) ConstructReference(_ context.Context, ref storage.DataReference, nested ...string) (storage.DataReference, error) {
+	out := strings.TrimRight(string(ref), "/")
+	for _, n := range nested {
+		if n = strings.Trim(n, "/"); n != "" {
+			out += "/" + n
+		}
+	}
+	return storage.DataReference(out), nil
 }
 
 var errUnsigned = errors.New("this data store signs no URLs: it is local to one machine")

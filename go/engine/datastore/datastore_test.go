@@ -40,6 +40,7 @@ func TestBlobs(t *testing.T) {
 			ctx := t.Context()
 			ref, err := s.ConstructReference(ctx, s.GetBaseContainerFQN(ctx), "a", "b c", "d.txt")
 			require.NoError(t, err)
+			require.Equal(t, s.GetBaseContainerFQN(ctx)+"/a/b c/d.txt", ref, "flytekit takes the text for the path")
 			scheme, container, key, err := ref.Split()
 			require.NoError(t, err)
 			require.NotEmpty(t, scheme+container, "propeller's container plugin parses references")
@@ -120,6 +121,12 @@ func TestForeignReferences(t *testing.T) {
 		require.ErrorContains(t, s.Delete(ctx, ref), tc.says, tc.reason)
 	}
 	require.Equal(t, "theirs", read(t, s, storage.DataReference(outside)))
+	for _, odd := range []string{"100%", "what?", "c#"} {
+		path := filepath.Join(dir, odd)
+		require.NoError(t, os.Mkdir(path, 0o750))
+		_, err := datastore.Folder(path, promutils.NewTestScope())
+		require.ErrorContains(t, err, "which the URLs of its files cannot have")
+	}
 	_, err := datastore.Folder(filepath.Join(dir, "nope"), promutils.NewTestScope())
 	require.ErrorContains(t, err, "it is not a folder")
 }
