@@ -37,7 +37,7 @@ func Unfinished(folder string) ([]Left, error) {
 		return nil, fmt.Errorf("cannot read the engine's state in %s: %w", state, err)
 	}
 	var out []Left
-	workflows := &workflows{records: recs}
+	workflows := newWorkflows(recs, nil) // nothing changes
 	for _, key := range workflows.all() {
 		wf, err := workflows.read(key)
 		if err != nil {

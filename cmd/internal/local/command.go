@@ -60,7 +60,7 @@ func newRun() *cobra.Command {
 	f.BoolVar(&o.localTasks, "local-tasks", false, "run tasks in containers as processes on this machine (on for FILE.py, off for PACKAGE)")
 	f.StringVar(&o.python, "python", "", "the Python with flytekit: an interpreter or a virtual environment, `PATH`")
 	f.StringVar(&o.source, "source", "", "`DIR` that local tasks import their modules from (FILE.py's own, or the current one)")
-	f.StringVar(&o.name, "name", "", "`NAME` of the execution")
+	f.StringVar(&o.name, "name", "", "`NAME` of the execution; services may take two executions of one name for the same")
 	f.StringVar(&o.project, "project", "", "project of the execution and of everything in the package (flytesnacks)")
 	f.StringVar(&o.domain, "domain", "", "domain of the same (development)")
 	f.StringVar(&o.log, "log", "", "append what propeller logs to `FILE`")
@@ -79,7 +79,7 @@ func newList() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			defer func() { err = coded(cmd.Context(), err) }()
+			defer func() { err = coded(cmd.Context(), err, false) }()
 			if o.output != "text" && o.output != "json" {
 				return exit.BadInputf("--output takes text or json, got %q", o.output)
 			}

@@ -20,13 +20,13 @@ func readInputs(plan *admin.LaunchPlan, file string, flags []string, stdin io.Re
 	params := plan.GetClosure().GetExpectedInputs().GetParameters()
 	out := map[string]*core.Literal{}
 	var wrong []string
-	add := func(source, name string, make func(*core.LiteralType) (*core.Literal, error)) {
+	add := func(source, name string, from func(*core.LiteralType) (*core.Literal, error)) {
 		p, ok := params[name]
 		if !ok {
 			wrong = append(wrong, source+unknownInput(plan, name))
 			return
 		}
-		l, err := make(p.GetVar().GetType())
+		l, err := from(p.GetVar().GetType())
 		if err != nil {
 			wrong = append(wrong, source+err.Error())
 			return
@@ -83,7 +83,7 @@ func readFile(file string, stdin io.Reader) (map[string]any, error) {
 	}
 	switch v := value.(type) {
 	case nil:
-		return nil, nil
+		return map[string]any{}, nil
 	case map[string]any:
 		return v, nil
 	default:

@@ -18,7 +18,8 @@ import (
 // RouteLogs sends what propeller and its libraries log to a file, or nowhere: what happens is told by events, and lines of
 // others would tear up the tree.
 func RouteLogs(file string) (closeLog func(), err error) {
-	out, closeLog := io.Writer(io.Discard), func() {}
+	out := io.Discard
+	closeLog = func() {}
 	if file != "" {
 		f, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {

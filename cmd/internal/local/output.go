@@ -2,7 +2,6 @@ package local
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,7 +40,7 @@ type failure struct {
 }
 
 // finish shows the last of the run, writes the report, prints what came of it, and gives the error that tells the exit code.
-func (r *runner) finish(ctx context.Context, executions []*engine.Execution, outcomes []*engine.Outcome) error {
+func (r *runner) finish(executions []*engine.Execution, outcomes []*engine.Outcome) error {
 	if len(executions) == 0 {
 		return nil
 	}

@@ -73,7 +73,8 @@ func (m module) pack(ctx context.Context, python cluster.Python, dir string) (st
 	cmd := exec.CommandContext(ctx, python.Path, "-m", "flytekit.clis.sdk_in_container.pyflyte", "--pkgs", m.name, "package",
 		"--source", m.root, "--output", archive, "--force", "--image", "localhost/none:1", "--python-interpreter", "python3")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "PYTHONPATH="+strings.Trim(m.root+string(os.PathListSeparator)+os.Getenv("PYTHONPATH"), string(os.PathListSeparator)), "NO_COLOR=1", "COLUMNS=200")
+	cmd.Env = append(os.Environ(), "PYTHONPATH="+strings.Trim(m.root+string(os.PathListSeparator)+os.Getenv("PYTHONPATH"), string(os.PathListSeparator)), "NO_COLOR=1", "COLUMNS=200",
+		"TMPDIR="+dir) // flytekit leaves things behind
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	// What Python itself has started may hold the output.

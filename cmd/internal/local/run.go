@@ -60,6 +60,7 @@ type runner struct {
 	left     []engine.Left
 	engine   *engine.Engine
 	follower *Follower
+	running  bool
 	// closers run in the opposite order.
 	closers []func() error
 }
@@ -84,7 +85,7 @@ func (r *runner) run(ctx context.Context, args []string) (err error) {
 				err = errors.Join(err, c())
 			}
 		}
-		err = coded(ctx, err)
+		err = coded(ctx, err, r.running)
 	}()
 	closeLog, err := RouteLogs(r.log)
 	if err != nil {
@@ -101,21 +102,22 @@ func (r *runner) run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
+	r.running = true
 	outcomes, err := r.wait(ctx, executions)
 	ended = errors.Is(err, errEnded)
-	return errors.Join(r.finish(ctx, executions, outcomes), err)
+	return errors.Join(r.finish(executions, outcomes), err)
 }
 
 // coded gives every error its exit code.
-func coded(ctx context.Context, err error) error {
+func coded(ctx context.Context, err error, running bool) error {
 	var e *exit.Error
 	switch {
 	case err == nil:
 		return nil
+	case ctx.Err() != nil && !running: // whatever else came of it
+		return &exit.Error{Code: exit.Aborted, Err: errors.New("aborted before anything ran")}
 	case errors.As(err, &e):
 		return &exit.Error{Code: e.Code, Err: err, Hint: e.Hint}
-	case ctx.Err() != nil:
-		return &exit.Error{Code: exit.Aborted, Err: errors.New("aborted before anything ran")}
 	default:
 		return &exit.Error{Code: exit.Internal, Err: err}
 	}
@@ -130,7 +132,7 @@ func (r *runner) check(args []string) error {
 		return exit.BadInputf("--output takes yaml or json, got %q", r.output)
 	case r.timeout < 0:
 		return exit.BadInputf("--timeout takes a duration that is not negative, got %v", r.timeout)
-	case len(args) != 2 && !(r.resume && len(args) == 0):
+	case len(args) != 2 && (!r.resume || len(args) > 0):
 		return exit.Hint(exit.BadInputf("takes PACKAGE or FILE.py, and WORKFLOW; got %d arguments", len(args)), "flyte-backend local list PACKAGE shows the workflows of a package")
 	}
 	if r.report != "" {
@@ -149,6 +151,8 @@ func (r *runner) check(args []string) error {
 	case len(r.left) > 0 && !r.resume:
 		return exit.Hint(exit.BadInputf("%s holds a run that has not ended: execution %s", r.state, describeLeft(r.left)),
 			"go on with it with --resume, or name another folder with --state")
+	case len(args) == 0 && (r.inputFile != "" || len(r.inputs) > 0 || r.timeout > 0 || r.name != ""):
+		return exit.BadInputf("a run that goes on keeps its inputs, its name and its time limit: --inputs, --input, --name and --timeout are for a new one")
 	case len(r.left) == 0 && len(args) == 0:
 		return exit.BadInputf("%s holds no run that could go on", r.state)
 	case len(r.left) > 0 && len(args) == 2 && !slices.ContainsFunc(r.left, func(l engine.Left) bool { return same(args[1], l.Workflow) }):
@@ -351,7 +355,15 @@ func (r *runner) processes(ctx context.Context) (*cluster.Processes, error) {
 	}
 	// Without a Python, tasks that run something else still can.
 	r.python = python.Path
-	return &cluster.Processes{Python: python, Source: abs, LogDir: r.logs(), OnLine: func(l cluster.Line) {
+	env := os.Environ()
+	if r.state == "" { // flytekit leaves things behind, which go with the folder
+		tmp := filepath.Join(r.root, "tmp")
+		if err := os.MkdirAll(tmp, 0o700); err != nil {
+			return nil, fmt.Errorf("cannot make a folder for local tasks: %w", err)
+		}
+		env = append(env, "TMPDIR="+tmp)
+	}
+	return &cluster.Processes{Python: python, Source: abs, LogDir: r.logs(), Environ: env, OnLine: func(l cluster.Line) {
 		if !l.Stderr && strings.TrimSpace(l.Text) != "" {
 			r.follower.Print("%s | %s", l.Pod.Node, l.Text)
 		}
@@ -425,6 +437,9 @@ func (r *runner) executions(ctx context.Context) ([]*engine.Execution, error) {
 		if err := k.write(r.root); err != nil {
 			return nil, fmt.Errorf("cannot keep the state: %w", err)
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
 	x, err := r.engine.Submit(ctx, r.source.bundle, r.source.full, engine.Submission{Name: r.name, Inputs: r.source.inputs, Timeout: r.timeout})
 	if err != nil {

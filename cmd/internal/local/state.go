@@ -53,7 +53,7 @@ func replace(path string, data []byte) error {
 		return err
 	}
 	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644)) //nolint:gosec // as any file that a command writes for its user
+	err = errors.Join(err, f.Chmod(0o644)) // as any file that a command writes for its user
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// asCommand makes this test binary the command itself.
+const asCommand = "FLYTE_BACKEND_TEST_AS_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// TestEngine: `local` and `demo` become the program with the engine, wherever it is; all else is done here.
+func TestEngine(t *testing.T) {
+	t.Parallel()
+	const engine = "#!/bin/sh\necho \"engine: $*\"\nexit 7\n"
+	prefix, other := t.TempDir(), t.TempDir()
+	bin, libexec := filepath.Join(prefix, "bin"), filepath.Join(prefix, "libexec", "flyte-backend")
+	for _, dir := range []string{bin, libexec} {
+		require.NoError(t, os.MkdirAll(dir, 0o750))
+	}
+	self, err := os.Executable()
+	require.NoError(t, err)
+	program := filepath.Join(bin, "flyte-backend")
+	raw, err := os.ReadFile(self)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(program, raw, 0o700))
+	run := func(args ...string) (string, int) {
+		cmd := exec.CommandContext(t.Context(), program, args...)
+		cmd.Env = []string{asCommand + "=1", "PATH=" + other + ":/bin:/usr/bin"}
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil {
+			require.NoError(t, err)
+		}
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+
+	out, code := run("local", "run", "--help")
+	require.Equal(t, 4, code)
+	require.Contains(t, out, "flyte-backend: this command needs the program flyte-backend-engine, which is not installed")
+	require.Contains(t, out, "hint: ")
+	for _, dir := range []string{other, libexec, bin} { // each one comes before those before it
+		path := filepath.Join(dir, engineName)
+		require.NoError(t, os.WriteFile(path, []byte(engine+"#"+dir), 0o700))
+		out, code = run("local", "run", "--help", "x y")
+		require.Equal(t, "engine: local run --help x y\n", out)
+		require.Equal(t, 7, code)
+		require.NoError(t, os.Remove(path))
+	}
+	out, code = run("--help")
+	require.Equal(t, 0, code)
+	require.Contains(t, out, "local ")
+	out, code = run("dmeo")
+	require.Equal(t, 2, code)
+	require.Contains(t, out, "flyte-backend: unknown command \"dmeo\" for \"flyte-backend\"\n")
+	out, code = run("serve", "--insecure")
+	require.Equal(t, 1, code)
+	require.Contains(t, out, "--dir is missing")
+}
+
+// TestSmall: the engine has not got in, which the size would tell, and the start-up time.
+func TestSmall(t *testing.T) {
+	t.Parallel()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	require.NoError(t, err)
+	require.NotContains(t, string(out), "flytepropeller")
+	begin := time.Now()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "--help")
+	cmd.Env = append(os.Environ(), asCommand+"=1")
+	require.NoError(t, cmd.Run())
+	require.Less(t, time.Since(begin), time.Second)
+}
