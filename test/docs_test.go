@@ -117,7 +117,9 @@ func namesRealTests(t *testing.T, document, packages string) {
 		all.Write(b)
 	}
 	for _, n := range named {
-		require.True(t, strings.Contains(all.String(), "func "+n[1]+"("), "%s names %s, which is not there", document, n[1])
+		if !strings.Contains(all.String(), "func "+n[1]+"(") { // all of it would be printed otherwise
+			t.Errorf("%s names %s, which is not there", document, n[1])
+		}
 	}
 }
 

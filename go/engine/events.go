@@ -13,7 +13,7 @@ import (
 	"sync"
 	"time"
 
-	protov1 "github.com/golang/protobuf/proto" //nolint:depguard,staticcheck // propeller's interface names its Message
+	protov1 "github.com/golang/protobuf/proto" //nolint:staticcheck // propeller's interface names its Message
 	"google.golang.org/protobuf/proto"
 
 	"github.com/flyte-backend/flyte-backend/go/engine/history"

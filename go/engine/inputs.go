@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/flyte-backend/flyte-backend/go/engine/literals"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/compiler/validators"
@@ -35,7 +36,7 @@ func resolveInputs(plan *admin.LaunchPlan, given map[string]*core.Literal) (*cor
 		case !ok:
 			return nil, badInput("%s has no input %q; it takes %s", name, input, describeInputs(expected))
 		case !validators.AreTypesCastable(validators.LiteralTypeForLiteral(given[input]), p.GetVar().GetType()):
-			return nil, badInput("input %q of %s takes %s", input, name, describeType(p.GetVar().GetType()))
+			return nil, badInput("input %q of %s takes %s", input, name, literals.Describe(p.GetVar().GetType()))
 		}
 		out[input] = given[input]
 	}
@@ -46,7 +47,7 @@ func resolveInputs(plan *admin.LaunchPlan, given map[string]*core.Literal) (*cor
 		case p.GetDefault() != nil:
 			out[input] = p.GetDefault()
 		default:
-			return nil, badInput("input %q of %s is missing; it takes %s", input, name, describeType(p.GetVar().GetType()))
+			return nil, badInput("input %q of %s is missing; it takes %s", input, name, literals.Describe(p.GetVar().GetType()))
 		}
 	}
 	maps.Copy(out, fixed)
@@ -56,45 +57,10 @@ func resolveInputs(plan *admin.LaunchPlan, given map[string]*core.Literal) (*cor
 func describeInputs(params map[string]*core.Parameter) string {
 	parts := make([]string, 0, len(params))
 	for _, name := range slices.Sorted(maps.Keys(params)) {
-		parts = append(parts, fmt.Sprintf("%s (%s)", name, describeType(params[name].GetVar().GetType())))
+		parts = append(parts, fmt.Sprintf("%s (%s)", name, literals.Describe(params[name].GetVar().GetType())))
 	}
 	if len(parts) == 0 {
 		return "no inputs"
 	}
 	return strings.Join(parts, ", ")
-}
-
-var simpleTypes = map[core.SimpleType]string{
-	core.SimpleType_NONE: "none", core.SimpleType_INTEGER: "integer", core.SimpleType_FLOAT: "float", core.SimpleType_STRING: "string",
-	core.SimpleType_BOOLEAN: "boolean", core.SimpleType_DATETIME: "datetime", core.SimpleType_DURATION: "duration",
-	core.SimpleType_BINARY: "binary", core.SimpleType_ERROR: "error", core.SimpleType_STRUCT: "structure",
-}
-
-// describeType names a type for people.
-func describeType(t *core.LiteralType) string {
-	switch {
-	case t.GetCollectionType() != nil:
-		return "list of " + describeType(t.GetCollectionType())
-	case t.GetMapValueType() != nil:
-		return "map of string to " + describeType(t.GetMapValueType())
-	case t.GetUnionType() != nil:
-		parts := make([]string, 0, len(t.GetUnionType().GetVariants()))
-		for _, v := range t.GetUnionType().GetVariants() {
-			parts = append(parts, describeType(v))
-		}
-		return strings.Join(parts, " or ")
-	case t.GetEnumType() != nil:
-		return "one of " + strings.Join(t.GetEnumType().GetValues(), ", ")
-	case t.GetBlob() != nil:
-		if t.GetBlob().GetDimensionality() == core.BlobType_MULTIPART {
-			return "folder"
-		}
-		return "file"
-	case t.GetStructuredDatasetType() != nil, t.GetSchema() != nil:
-		return "dataset"
-	}
-	if name, ok := simpleTypes[t.GetSimple()]; ok {
-		return name
-	}
-	return t.String()
 }

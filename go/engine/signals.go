@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/flyte-backend/flyte-backend/go/engine/literals"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
@@ -84,7 +85,7 @@ func (s signals) SetSignal(_ context.Context, req *admin.SignalSetRequest, _ ...
 		return nil, err
 	}
 	if !validators.AreTypesCastable(validators.LiteralTypeForLiteral(req.GetValue()), sig.GetType()) {
-		return nil, status.Errorf(codes.InvalidArgument, "signal %q takes %s", req.GetId().GetSignalId(), describeType(sig.GetType()))
+		return nil, status.Errorf(codes.InvalidArgument, "signal %q takes %s", req.GetId().GetSignalId(), literals.Describe(sig.GetType()))
 	}
 	switch {
 	case sig.GetValue() == nil:

@@ -206,7 +206,7 @@ func TestGates(t *testing.T) {
 		x := start(t, "gates", "approval", map[string]any{"x": 1})
 		eventually(t, "the gate asks", func() bool { return slices.Equal(waiting(t, x), []string{"go"}) })
 		require.ErrorContains(t, x.Signal(t.Context(), "gone", truth["v"]), `no gate has asked for signal "gone" yet`)
-		require.ErrorContains(t, x.Signal(t.Context(), "go", truth["n"]), `signal "go" takes boolean`)
+		require.ErrorContains(t, x.Signal(t.Context(), "go", truth["n"]), `signal "go" takes true or false`)
 		require.NoError(t, x.Signal(t.Context(), "go", truth["v"]))
 		require.NoError(t, x.Signal(t.Context(), "go", truth["v"]), "the same again")
 		require.ErrorContains(t, x.Signal(t.Context(), "go", truth["no"]), "has a value already")
@@ -230,7 +230,7 @@ func TestGates(t *testing.T) {
 		t.Parallel()
 		x := start(t, "gates", "number", nil)
 		eventually(t, "the gate asks", func() bool { return len(waiting(t, x)) == 1 })
-		require.ErrorContains(t, x.Signal(t.Context(), "n", truth["text"]), `signal "n" takes integer`)
+		require.ErrorContains(t, x.Signal(t.Context(), "n", truth["text"]), `signal "n" takes an integer`)
 		require.NoError(t, x.Signal(t.Context(), "n", truth["n"]))
 		require.Equal(t, int64(42), integer(wait(t, x).Outputs.GetLiterals()["o0"]))
 	})
@@ -327,9 +327,9 @@ func TestBadInput(t *testing.T) {
 		says                 string
 	}{
 		{"an unknown workflow", "chains", "chains.nope", engine.Submission{}, `workflow "chains.nope": not found; the package holds chains.`},
-		{"an input that is not there", "chains", "chain", engine.Submission{Inputs: inputs(t, map[string]any{"y": 1})}, `chains.chain has no input "y"; it takes x (integer)`},
-		{"an input of another type", "chains", "chain", engine.Submission{Inputs: inputs(t, map[string]any{"x": "one"})}, `input "x" of chains.chain takes integer`},
-		{"a missing input", "launchplans", "launchplans.child", engine.Submission{}, `input "x" of launchplans.child is missing; it takes integer`},
+		{"an input that is not there", "chains", "chain", engine.Submission{Inputs: inputs(t, map[string]any{"y": 1})}, `chains.chain has no input "y"; it takes x (an integer)`},
+		{"an input of another type", "chains", "chain", engine.Submission{Inputs: inputs(t, map[string]any{"x": "one"})}, `input "x" of chains.chain takes an integer`},
+		{"a missing input", "launchplans", "launchplans.child", engine.Submission{}, `input "x" of launchplans.child is missing; it takes an integer`},
 		{"a fixed input", "launchplans", "launchplans.with_fixed", engine.Submission{Inputs: inputs(t, map[string]any{"x": 1, "y": 2})}, `input "y" of launchplans.with_fixed is fixed by the launch plan`},
 		{"a name that will not do", "chains", "one", engine.Submission{Name: "Upper"}, `execution name "Upper" will not do`},
 		{"a name that is too long", "chains", "one", engine.Submission{Name: long}, "will not do: at most 63"},

@@ -105,8 +105,9 @@ func TestIdentifiers(t *testing.T) {
 	for _, task := range l.Closure.GetTasks() {
 		require.Equal(t, "v7", task.GetTemplate().GetId().GetVersion())
 	}
-	require.Equal(t, load(t, "chains", bundle.Options{}).Version(), load(t, "chains", bundle.Options{}).Version(), "the same content, the same version")
-	require.NotEqual(t, load(t, "chains", bundle.Options{}).Version(), load(t, "maps", bundle.Options{}).Version())
+	chains, again, maps := load(t, "chains", bundle.Options{}), load(t, "chains", bundle.Options{}), load(t, "maps", bundle.Options{})
+	require.Equal(t, chains.Version(), again.Version(), "the same content, the same version")
+	require.NotEqual(t, chains.Version(), maps.Version())
 }
 
 // TestLaunchPlans: interfaces are what flyteadmin would say of them.
