@@ -331,6 +331,9 @@ func (e *Engine) changed(key string, before head, after *v1alpha1.FlyteWorkflow)
 
 // resync brings every workflow up now and then, as propeller's informer does.
 func (e *Engine) resync(every time.Duration) {
+	if every <= 0 { // as informers take it, there is none
+		return
+	}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
