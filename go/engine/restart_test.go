@@ -29,6 +29,9 @@ import (
 // test binary again, told by the environment what to do.
 const childEnv = "FLYTE_BACKEND_ENGINE_TEST_CHILD"
 
+// childLimit bounds the life of a child, some of which are given much to do.
+const childLimit = 5 * time.Minute
+
 // order is what a child is told to run.
 type order struct {
 	Folder, Config, Module, Workflow string
@@ -131,7 +134,9 @@ func startChild(t *testing.T, o order) *child {
 	t.Helper()
 	text, err := json.Marshal(o)
 	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	ctx, cancel := context.WithTimeout(t.Context(), childLimit)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"=run", "FLYTE_BACKEND_ENGINE_TEST_ORDER="+string(text))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -330,7 +335,7 @@ func leaks() {
 		check(err)
 	}
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		left = nil
 		for _, g := range strings.Split(stacks(), "\n\n") {
 			if strings.Contains(g, "flyte-backend/go/") && !strings.Contains(g, "engine_test.leaks") {

@@ -308,7 +308,7 @@ func TestALiveTree(t *testing.T) {
 	for at := time.Duration(0); at <= historytest.SampleEnd; at += time.Second / 4 {
 		tr.Update(historytest.SampleUntil(start, at).Snapshot())
 	}
-	require.Eventually(t, func() bool { return s.count() > 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.count() > 0 }, time.Minute, time.Millisecond)
 	tr.Print("a word from elsewhere")
 	tr.Update(historytest.SampleUntil(start, time.Hour).Snapshot())
 	require.NoError(t, tr.Close())
