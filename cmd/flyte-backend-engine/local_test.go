@@ -45,6 +45,16 @@ func file(t *testing.T, name, text string) string {
 	return path
 }
 
+// inFile looks for a text in a page, which a failure does not print.
+func inFile(t *testing.T, path, text string) {
+	t.Helper()
+	page, err := os.ReadFile(path)
+	require.NoError(t, err)
+	if !strings.Contains(string(page), text) {
+		require.Fail(t, "missing", "%s is not in %s", text, filepath.Base(path))
+	}
+}
+
 func archive(t *testing.T, module string) string {
 	t.Helper()
 	return file(t, module+".tgz", string(workflows.Archive(module)))
@@ -192,7 +202,7 @@ func TestLocalRefuses(t *testing.T) {
 			}
 		})
 	}
-	t.Cleanup(func() { require.Zero(t, len(service.Jobs()), "something ran") }) //nolint:testifylint // Empty would print them
+	t.Cleanup(func() { require.Empty(t, service.Jobs(), "something ran") })
 }
 
 // TestLocalPlain: one line for each change on standard error, and the outputs alone on standard output.
@@ -248,10 +258,8 @@ func TestLocalFailure(t *testing.T) {
 	require.Equal(t, 1, got.code)
 	require.Empty(t, got.stdout)
 	require.True(t, strings.HasSuffix(got.stderr, "report: "+report+"\nflyte-backend: workflow failures.with_task failed: Broken: broken on purpose\n"), "%s", got.stderr)
-	page, err := os.ReadFile(report)
-	require.NoError(t, err)
-	require.Contains(t, string(page), "broken on purpose")
-	require.Contains(t, string(page), "failures.tidy")
+	inFile(t, report, "broken on purpose")
+	inFile(t, report, "failures.tidy")
 }
 
 // TestLocalExample: without a deployment the example service runs, and what outputs refer to stays.
@@ -310,7 +318,7 @@ func TestLocalInterrupt(t *testing.T) {
 		require.Equal(t, 3, s.wait(t), "%s", s.said())
 		require.Contains(t, s.said(), "aborting: waiting until jobs are deleted")
 		require.Contains(t, s.said(), "flyte-backend: workflow launchplans.endless_parent was aborted: aborted by the user")
-		require.Equal(t, 1, len(service.Jobs())) //nolint:testifylint // Len would print them
+		require.Len(t, service.Jobs(), 1)
 		require.GreaterOrEqual(t, service.Jobs()[0].Deletes, 1, "the job was left")
 		require.FileExists(t, report)
 	}
@@ -363,10 +371,8 @@ func TestLocalResume(t *testing.T) {
 	require.Equal(t, "o0: 2\n", got.stdout)
 	require.Contains(t, got.stderr, "of workflow retries.long_running goes on\n")
 	require.Contains(t, got.stderr, "n0 retries.endless QUEUED", "what happened before is shown too")
-	require.Equal(t, 2, len(service.Jobs()), "the first job was not created anew") //nolint:testifylint // Len would print them
-	page, err := os.ReadFile(report)
-	require.NoError(t, err)
-	require.Contains(t, string(page), "retries.long_running")
+	require.Len(t, service.Jobs(), 2, "the first job was not created anew")
+	inFile(t, report, "retries.long_running")
 
 	got = runLocal(t, "run", retries, "recovers", "--config", config, "--state", state)
 	require.Equal(t, 0, got.code, "a folder takes one run after another: %s", got.stderr)

@@ -61,9 +61,7 @@ func TestDemo(t *testing.T) {
 	} {
 		require.Contains(t, string(out), want)
 	}
-	page, err := os.ReadFile(report)
-	require.NoError(t, err)
-	require.Contains(t, string(page), "demo.elements")
+	inFile(t, report, "demo.elements")
 }
 
 func TestWrongUse(t *testing.T) {

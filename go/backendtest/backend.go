@@ -163,6 +163,13 @@ func (b *Backend) Kill() {
 	}
 }
 
+// Running says whether the server is there.
+func (b *Backend) Running() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.server != nil
+}
+
 // Endpoint is the address, known from the first Start on.
 func (b *Backend) Endpoint() string {
 	b.mu.Lock()

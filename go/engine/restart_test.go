@@ -21,6 +21,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/engine"
 	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
 	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
+	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	"github.com/flyte-backend/flyte-backend/testdata/workflows"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
@@ -58,7 +59,7 @@ func runOrder() {
 		check(err)
 		opts.Processes = &cluster.Processes{Python: python, Source: o.Source}
 	}
-	e, err := engine.Open(context.Background(), opts)
+	e, err := open(opts)
 	check(err)
 	b, err := bundle.Read(o.Module, workflows.Archive(o.Module), bundle.Options{})
 	check(err)
@@ -90,6 +91,21 @@ func runOrder() {
 	}
 	check(e.Close())
 	fmt.Println("closed")
+}
+
+// open opens an engine, and waits until services have said what they serve: the engine itself does not wait for long, and
+// refuses their tasks then.
+func open(opts engine.Options) (*engine.Engine, error) {
+	e, err := engine.Open(context.Background(), opts)
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(limit); len(backend.Lookup().Unanswered()) > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("deployments do not answer: %v", backend.Lookup().Unanswered())
+		}
+	}
+	return e, nil
 }
 
 // show is a literal in short.
@@ -342,7 +358,7 @@ func leaks() {
 		return string(buf[:runtime.Stack(buf, true)])
 	}
 	for range 3 {
-		e, err := engine.Open(context.Background(), engine.Options{Config: os.Getenv("FLYTE_BACKEND_ENGINE_TEST_ORDER")})
+		e, err := open(engine.Options{Config: os.Getenv("FLYTE_BACKEND_ENGINE_TEST_ORDER")})
 		check(err)
 		b, err := bundle.Read("chains", workflows.Archive("chains"), bundle.Options{})
 		check(err)

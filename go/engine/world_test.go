@@ -57,7 +57,7 @@ func runTests(m *testing.M) int {
 	}
 	defer service.Kill()
 	var err error
-	shared, err = engine.Open(context.Background(), engine.Options{Config: fmt.Sprintf(config, service.Endpoint()), OnEvent: record})
+	shared, err = open(engine.Options{Config: fmt.Sprintf(config, service.Endpoint()), OnEvent: record})
 	if err != nil {
 		panic(err)
 	}

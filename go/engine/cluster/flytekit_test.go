@@ -22,6 +22,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
 	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
 	"github.com/flyte-backend/flyte-backend/go/engine/cluster/flytekittest"
+	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	"github.com/flyte-backend/flyte-backend/testdata/workflows"
 	"github.com/flyteorg/flyte/flyteidl/clients/go/coreutils"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -46,7 +47,10 @@ func TestFlytekit(t *testing.T) {
 	var mu sync.Mutex
 	var lines []cluster.Line
 	e, err := engine.Open(t.Context(), engine.Options{
-		Config: fmt.Sprintf(`plugins: {backend: {enable_backend_flytekit_plugin_system: true, deployments: {default: {endpoint: %q, insecure: true}}}}`, service.Endpoint()),
+		// Not the plugin that TestRunnable registers.
+		Config: fmt.Sprintf(`tasks: {task-plugins: {enabled-plugins: [container, sidecar, backend]}}
+plugins: {backend: {enable_backend_flytekit_plugin_system: true, deployments: {default: {endpoint: %q, insecure: true}}}}
+`, service.Endpoint()),
 		Processes: &cluster.Processes{
 			Python: p, Source: sources, Environ: environ(),
 			OnLine: func(l cluster.Line) {
@@ -58,6 +62,15 @@ func TestFlytekit(t *testing.T) {
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, e.Close()) })
+	require.Eventually(t, func() bool { return len(backend.Lookup().Unanswered()) == 0 }, wait, tick, "the service says what it serves")
+	// Propeller v1.16.8 writes the map of its metrics by plugin and type under a copy of the lock, which the race detector finds
+	// when the first uses come at once: here, a job and a function are used once before.
+	warm, err := bundle.Read("pythons", workflows.Archive("pythons"), bundle.Options{})
+	require.NoError(t, err)
+	x, err := e.Submit(t.Context(), warm, "pythons.mixed", engine.Submission{})
+	require.NoError(t, err)
+	_, err = x.Wait(t.Context())
+	require.NoError(t, err)
 	for _, c := range []struct {
 		why, module, workflow string
 		values, wants         map[string]any
