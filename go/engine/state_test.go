@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -136,7 +135,7 @@ func TestSignalsAtOnce(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range 8 {
 			all.Go(func() {
-				if _, err := s.SetSignal(context.Background(), &admin.SignalSetRequest{Id: id, Value: coreutils.MustMakeLiteral(i)}); err == nil {
+				if _, err := s.SetSignal(t.Context(), &admin.SignalSetRequest{Id: id, Value: coreutils.MustMakeLiteral(i)}); err == nil {
 					taken.Add(1)
 				}
 			})
@@ -161,7 +160,7 @@ func TestCutEvents(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			open := func() *eventLog {
-				return &eventLog{dir: dir, listeners: map[int]func(Event){}}
+				return &eventLog{dir: dir, listeners: map[int]func(Event){}, ends: map[string]int64{}}
 			}
 			l := open()
 			sink(t, l, "first")
