@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -370,6 +371,10 @@ func leaks() {
 		check(e.Close())
 		_, err = x.Wait(context.Background())
 		check(err)
+		check(x.Abort("it has ended"))
+		if _, err = e.Submit(context.Background(), b, "chains.chain", engine.Submission{}); !errors.Is(err, engine.ErrClosed) {
+			check(fmt.Errorf("a closed engine takes a submission: %w", err))
+		}
 	}
 	var left []string
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
