@@ -277,7 +277,10 @@ func (r *runner) open(ctx context.Context, path string) (*bundle.Bundle, *module
 		return nil, nil, err
 	}
 	b, err := bundle.Load(archive, opts)
-	if err != nil {
+	switch {
+	case errors.Is(err, bundle.ErrEmpty):
+		return nil, nil, exit.Hint(exit.BadInputf("%s has tasks, but no workflow", path), "a task runs as part of a function that is decorated with @workflow")
+	case err != nil:
 		return nil, nil, exit.BadInputf("%s: %w", path, err)
 	}
 	return b, &m, nil
