@@ -178,6 +178,10 @@ func TestLocalRefuses(t *testing.T) {
 		{"resuming nothing", []string{"run", "--resume"}, []string{"--resume takes --state DIR"}},
 		{"resuming in an empty folder", []string{"run", "--resume", "--state", t.TempDir()}, []string{"holds no run that could go on"}},
 		{"a report in no folder", []string{"run", inputs, "none", "--report", "no/where.html"}, []string{"there is no folder no"}},
+		{"a report that is a folder", []string{"run", inputs, "none", "--report", t.TempDir()}, []string{"is a folder, not a file"}},
+		{"a report that cannot be written", []string{"run", inputs, "none", "--report", "/proc/report.html"}, []string{"--report /proc/report.html: the folder /proc cannot be written to"}},
+		{"a project that will not do", []string{"run", inputs, "none", "--project", "a/b"}, []string{`--project "a/b" will not do`}},
+		{"a domain that will not do", []string{"run", inputs, "none", "--domain", "Prod"}, []string{`--domain "Prod" will not do`}},
 		{"an output that is not there", []string{"run", inputs, "none", "-o", "xml"}, []string{`--output takes yaml or json, got "xml"`}},
 		{"a flag that is not there", []string{"run", "--nope"}, []string{"unknown flag: --nope"}},
 		{"a command that is not there", []string{"rnu"}, []string{`unknown command "rnu" for "flyte-backend local"`}},
@@ -437,11 +441,20 @@ func TestLocalPython(t *testing.T) {
 	require.Equal(t, 0, got.code, "%s", got.stderr)
 	require.Regexp(t, `(?m)^pkg\.flows\.plain +name: a string \("flyte"\); x: an integer \(1\)$`, got.stdout)
 
-	broken := filepath.Join(dir, "broken.py")
-	require.NoError(t, os.WriteFile(broken, []byte("import nothing_there\n"), 0o600))
-	got = runLocal(t, "run", broken, "w", "--python", venv)
-	require.Equal(t, 2, got.code)
-	require.Contains(t, got.stderr, "broken.py cannot be packaged: ModuleNotFoundError: No module named 'nothing_there'\nhint: ")
+	for name, tc := range map[string]struct{ text, says string }{
+		"broken": {"import nothing_there\n", "broken.py cannot be packaged: ModuleNotFoundError: No module named 'nothing_there' (broken.py:1)\nhint: "},
+		"syntax": {"\ndef f(:\n", "syntax.py cannot be packaged: SyntaxError: invalid syntax (syntax.py:2)\nhint: "},
+		"lines":  {"raise ValueError('one\\ntwo')\n", "lines.py cannot be packaged: ValueError: one (lines.py:1)\nhint: "},
+		"framed": {"from flytekit import task\n@task\ndef t() -> int:\n    pass\n", "FlyteMissingReturnValueException: t function must return a value. Please add a return statement at the end of the function. (framed.py:2)\nhint: "},
+		"exits":  {"raise SystemExit(3)\n", "exits.py cannot be packaged: its code ended Python: exit status 3\nhint: "},
+		"tasks":  {"from flytekit import task\n@task\ndef t() -> int:\n    return 1\n", "tasks.py has tasks, but no workflow\nhint: "},
+	} {
+		broken := filepath.Join(dir, name+".py")
+		require.NoError(t, os.WriteFile(broken, []byte(tc.text), 0o600))
+		got = runLocal(t, "run", broken, "w", "--python", venv)
+		require.Equal(t, 2, got.code)
+		require.Contains(t, got.stderr, tc.says)
+	}
 	empty := filepath.Join(dir, "empty.py")
 	require.NoError(t, os.WriteFile(empty, nil, 0o600))
 	got = runLocal(t, "run", empty, "w", "--python", venv)

@@ -349,3 +349,15 @@ func TestAnErrorInWriting(t *testing.T) {
 	tr.Update(historytest.SampleUntil(start, time.Hour).Snapshot())
 	require.ErrorContains(t, tr.Close(), "cannot draw: the pipe is gone")
 }
+
+func TestGist(t *testing.T) {
+	for text, want := range map[string]string{
+		"plain": "plain",
+		"USER:ValueError: Trace:\n\n    Traceback\n      x\n\nMessage:\n\n    ValueError: no": "USER:ValueError: ValueError: no",
+		"[1]: Trace:\n\n    Traceback\n\nMessage:\n\n    ValueError: no\n":                    "[1]: ValueError: no",
+		"Trace:\nwithout a message":    "Trace:\nwithout a message",
+		"\nMessage:\n before Trace:\n": "\nMessage:\n before Trace:\n",
+	} {
+		require.Equal(t, want, gist(text))
+	}
+}
