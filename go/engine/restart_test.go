@@ -154,7 +154,9 @@ func startChild(t *testing.T, o order) *child {
 	ctx, cancel := context.WithTimeout(t.Context(), childLimit)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"=run", "FLYTE_BACKEND_ENGINE_TEST_ORDER="+string(text))
+	races := filepath.Join(t.TempDir(), "race")
+	t.Cleanup(func() { noRacesOfOurs(t, races) })
+	cmd.Env = append(os.Environ(), childEnv+"=run", "FLYTE_BACKEND_ENGINE_TEST_ORDER="+string(text), "GORACE=log_path="+races)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -172,6 +174,7 @@ func startChild(t *testing.T, o order) *child {
 // noRacesOfOurs looks at what the race detector said in a child (it is silent in a binary without it). Propeller's own race in
 // the metrics of its task handler, see warmUp, shows in a child that goes on with many tasks at once.
 func noRacesOfOurs(t *testing.T, prefix string) {
+	t.Helper()
 	files, err := filepath.Glob(prefix + ".*")
 	if err != nil {
 		t.Error(err)
