@@ -379,7 +379,8 @@ func (e *Engine) Executions() []*Execution {
 	return out
 }
 
-// Subscribe has f hear of every event from now on, as Options.OnEvent does, until stop is called, which f itself must not do.
+// Subscribe has f hear of every event from now on, as Options.OnEvent does, until stop is called, which f may do itself. The
+// event that is being told while another goroutine stops may still reach f.
 func (e *Engine) Subscribe(f func(Event)) (stop func()) { return e.events.listen(f) }
 
 // Store is where inputs, outputs and raw data are.

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,9 +33,12 @@ type Event = history.Event
 type eventLog struct {
 	dir string // empty means that they are not kept
 
-	mu        sync.Mutex
+	mu        sync.Mutex // not held while listeners are called: they may stop listening
 	listeners map[int]func(Event)
 	next      int
+
+	// order is held from an event's coming to its end, so that everybody hears of them in one order.
+	order sync.Mutex
 	// ends has where the next event belongs in each file that this engine has appended to.
 	ends map[string]int64
 }
@@ -57,13 +62,19 @@ func (l *eventLog) Sink(_ context.Context, message protov1.Message) error {
 	default:
 		return fmt.Errorf("propeller sent an event of unknown type %T", message)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.order.Lock()
+	defer l.order.Unlock()
 	if err := l.keep(e); err != nil {
 		return err
 	}
-	for i := range l.next {
-		if f, ok := l.listeners[i]; ok {
+	l.mu.Lock()
+	all := slices.Sorted(maps.Keys(l.listeners))
+	l.mu.Unlock()
+	for _, i := range all {
+		l.mu.Lock()
+		f, ok := l.listeners[i]
+		l.mu.Unlock()
+		if ok {
 			tell(f, e)
 		}
 	}

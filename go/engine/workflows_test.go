@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -424,4 +425,18 @@ func TestSubscribe(t *testing.T) {
 		core.WorkflowExecution_RUNNING, core.WorkflowExecution_SUCCEEDING, core.WorkflowExecution_SUCCEEDED,
 	}, heard[first.ID().GetName()])
 	require.Empty(t, heard[second.ID().GetName()])
+}
+
+// TestListenerStopsItself: a listener that has heard enough says so from within.
+func TestListenerStopsItself(t *testing.T) {
+	t.Parallel()
+	var heard atomic.Int64
+	stop := make(chan func(), 1)
+	stop <- shared.Subscribe(func(engine.Event) {
+		if heard.Add(1) == 1 {
+			(<-stop)()
+		}
+	})
+	wait(t, start(t, "chains", "one", nil))
+	require.Equal(t, int64(1), heard.Load())
 }
