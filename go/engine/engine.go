@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -162,7 +163,8 @@ func (e *Engine) openFolders(scope promutils.Scope) (err error) {
 	} else if e.store, err = datastore.Folder(data, scope); err != nil {
 		return err
 	}
-	e.rawPrefix = e.store.GetBaseContainerFQN(e.ctx).String() + "/raw"
+	// A plain path where there is a folder: flytekit takes a file URL in a literal neither for local nor for remote.
+	e.rawPrefix = strings.TrimPrefix(e.store.GetBaseContainerFQN(e.ctx).String(), "file://") + "/raw"
 	if e.records, err = openRecords(state); err != nil {
 		return fmt.Errorf("cannot read the engine's state in %s: %w", state, err)
 	}

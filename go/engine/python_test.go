@@ -29,6 +29,7 @@ func TestPython(t *testing.T) {
 		{"a function that knows its execution", "pythons.context", nil, nil, "x0 SUCCEEDED x0 "},
 		{"a function that fails", "pythons.failing", nil, nil, "ZeroDivisionError"},
 		{"a function that succeeds the third time", "pythons.retried", map[string]int64{"x": 5}, nil, "x0 SUCCEEDED 5 "},
+		{"a file from one function to the next", "pythons.file", nil, nil, "x0 SUCCEEDED written "},
 		{"a map over a function", "pythons.mapped", nil, map[string][]int64{"xs": {1, 2, 3, 4}}, "x0 SUCCEEDED [2 4 6 8] "},
 		{"a map over a function that may fail", "pythons.mapped_half", nil, nil, "x0 SUCCEEDED [2 3 none 5] "},
 		{"a dynamic workflow of jobs", "dynamics.jobs", map[string]int64{"n": 4}, nil, "x0 SUCCEEDED 11 "},

@@ -7,6 +7,7 @@ from typing import List, Optional, Tuple
 import flytekit
 from flytekit import map_task, task, workflow
 from flytekit.exceptions.user import FlyteRecoverableException
+from flytekit.types.file import FlyteFile
 from jobs import Job
 
 inc = Job("pythons.inc", add=1)
@@ -55,6 +56,20 @@ def not_three(x: int) -> int:
     return x + 1
 
 
+@task
+def write(text: str) -> FlyteFile:
+    path = os.path.join(flytekit.current_context().working_directory, "a name.txt")
+    with open(path, "w") as f:
+        f.write(text)
+    return FlyteFile(path)
+
+
+@task
+def read(file: FlyteFile) -> str:
+    with open(file) as f:
+        return f.read()
+
+
 @workflow
 def plain(x: int = 1, name: str = "flyte") -> Tuple[int, str]:
     return double(x=double(x=x)), greet(name=name)
@@ -96,3 +111,9 @@ def mapped(xs: List[int] = [1, 2, 3]) -> List[int]:
 @workflow
 def mapped_half(xs: List[int] = [1, 2, 3, 4]) -> List[Optional[int]]:
     return map_task(not_three, min_success_ratio=0.5)(x=xs)
+
+
+@workflow
+def file(text: str = "written") -> str:
+    """The text, by way of a file."""
+    return read(file=write(text=text))

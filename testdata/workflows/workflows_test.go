@@ -42,7 +42,7 @@ var want = map[string]struct{ workflows, launchPlans string }{
 	"maps": {
 		"all_or_nothing bound endless from_cache half inside nothing plain retried retried_by_metadata strings summed twice two_at_a_time two_lists types", "",
 	},
-	"pythons":      {"context failing mapped mapped_half mixed plain retried too_slow", ""},
+	"pythons":      {"context failing file mapped mapped_half mixed plain retried too_slow", ""},
 	"retries":      {"exhausted fails_on_3 long_running overridden permanent recovers system timed_out timed_out_twice two_long_running", ""},
 	"sql":          {"chain failing mapped symbol_of table", "symbol_of_one"},
 	"subworkflows": {"failing_inner failing_parent grandparent inner parent", ""},

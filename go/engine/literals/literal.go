@@ -347,7 +347,7 @@ func locate(p *place, what string, v any) (located, error) {
 	if err != nil {
 		return l, p.errorf("takes %s, and there is none at %s", what, s)
 	}
-	l.uri, l.local, l.folder = "file://"+filepath.ToSlash(abs), s, info.IsDir()
+	l.uri, l.local, l.folder = filepath.ToSlash(abs), s, info.IsDir() // flytekit takes file URLs for neither local nor remote
 	return l, nil
 }
 

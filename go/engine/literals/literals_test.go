@@ -173,7 +173,7 @@ func TestLocalPathsAreMadeAbsolute(t *testing.T) {
 	require.NoError(t, err)
 	dir, err := os.Getwd()
 	require.NoError(t, err)
-	require.Equal(t, "file://"+filepath.Join(dir, "literals_test.go"), got.GetScalar().GetBlob().GetUri())
+	require.Equal(t, filepath.Join(dir, "literals_test.go"), got.GetScalar().GetBlob().GetUri())
 }
 
 func TestStructuresAreMessagePack(t *testing.T) {
