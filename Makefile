@@ -57,7 +57,7 @@ clean: ## Remove what make has built: bin, .cache and coverage profiles. Go's ow
 .PHONY: test
 test: test-tools ## Run all tests (TEST_FLAGS).
 	@$(FIRST)
-	$(GO) test $(TEST_FLAGS) ./...
+	$(GO) test $(TEST_FLAGS) ./... ./testdata/workflows # ./... leaves out what is below testdata
 
 .PHONY: test-tools
 test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, Chromium. Once; a minute.
@@ -85,7 +85,7 @@ bench: ## Run the benchmarks (BENCH selects them by name, BENCH_FLAGS).
 .PHONY: lint
 lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml) and generate-check.
 	$(LINT) config verify
-	$(LINT) run ./...
+	$(LINT) run ./... ./testdata/workflows
 	$(RUFF) check
 	$(RUFF) format --check
 
