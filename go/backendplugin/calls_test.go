@@ -2,6 +2,7 @@ package backendplugin_test
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -65,6 +66,7 @@ func TestJobIDs(t *testing.T) {
 }
 
 func roundTripID[ID any](t *testing.T, id ID, wire string) {
+	t.Helper()
 	var seen []ID
 	replica := func() *world {
 		return start(t, backendplugin.Plugins{backendplugin.New("a", &fake[values, ID, values]{
@@ -243,7 +245,7 @@ func TestListAgents(t *testing.T) {
 	for _, a := range r.GetAgents() {
 		line := a.GetName() + ":"
 		for _, c := range a.GetSupportedTaskCategories() {
-			line += " " + c.GetName() + string(rune('0'+c.GetVersion()))
+			line += " " + c.GetName() + strconv.Itoa(int(c.GetVersion()))
 		}
 		if a.GetIsSync() {
 			line += " sync"
@@ -323,7 +325,7 @@ func (p *watched) Logs(_ context.Context, j *backendplugin.Job[string], q backen
 		return &backendplugin.LogPage{Lines: []backendplugin.LogLine{{Message: "end\n", System: true}}}, nil
 	}
 	if q.Token != "" {
-		return nil, nil
+		return nil, nil //nolint:nilnil // a plugin's slip
 	}
 	return &backendplugin.LogPage{Lines: []backendplugin.LogLine{{Time: time.Unix(7, 0), Message: "line of " + j.ID + "\n"}}, Next: "2"}, nil
 }

@@ -121,10 +121,7 @@ func asError(ctx context.Context, err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
 		if e.Code == codes.OK || e.Err == nil { // a plugin made it by hand, and left it half empty
-			return NewError(codes.Unknown, fmt.Errorf("the plugin returned an error without a code or a cause: %s", e))
-		}
-		if err == error(e) {
-			return e
+			return NewError(codes.Unknown, fmt.Errorf("the plugin returned an error without a code or a cause: %w", err))
 		}
 		return &Error{Code: e.Code, Reason: e.Reason, RetryAfter: e.RetryAfter, Err: err} // with the text of what wraps it
 	}

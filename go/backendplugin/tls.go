@@ -61,7 +61,7 @@ func (c *certificates) current() (*tls.Config, error) {
 			return nil, err
 		}
 		if err != nil {
-			return c.config, nil //nolint:nilerr // files that are being replaced are there again at the next connection
+			return c.config, nil // what is being replaced is there again at the next connection
 		}
 		changed = append(changed, info.ModTime())
 	}

@@ -61,8 +61,8 @@ type everything struct {
 	Raw      *core.Literal              `flyte:"raw"`
 	Optional int64                      `flyte:"optional,optional"`
 	Named    int64
-	ignored  int
 	Skipped  int `flyte:"-"`
+	_        int
 }
 
 // Generate makes random values: what is random about types is left to quick, and what it cannot know is here.

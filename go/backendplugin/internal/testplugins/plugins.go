@@ -18,11 +18,12 @@ func All() backendplugin.Plugins {
 	}
 }
 
-// Number is x, or the outputs.
 type (
+	// Inputs are the number to square.
 	Inputs struct {
 		X int64 `flyte:"x"`
 	}
+	// Outputs are its square.
 	Outputs struct {
 		O0 int64 `flyte:"o0"`
 	}
