@@ -34,6 +34,9 @@ type Error struct {
 
 // Error gives the text of what went wrong.
 func (e *Error) Error() string {
+	if e == nil {
+		return "an error that is nil"
+	}
 	if e.Err == nil {
 		return e.Code.String()
 	}
@@ -41,7 +44,12 @@ func (e *Error) Error() string {
 }
 
 // Unwrap gives what went wrong.
-func (e *Error) Unwrap() error { return e.Err }
+func (e *Error) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
 // WithReason gives the error a Reason, and returns it.
 func (e *Error) WithReason(reason string) *Error {
@@ -120,7 +128,7 @@ func DataLoss(format string, args ...any) *Error { return errorf(codes.DataLoss,
 func asError(ctx context.Context, err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
-		if e.Code == codes.OK || e.Err == nil { // a plugin made it by hand, and left it half empty
+		if e == nil || e.Code == codes.OK || e.Err == nil { // a plugin made it by hand, and left it half empty
 			return NewError(codes.Unknown, fmt.Errorf("the plugin returned an error without a code or a cause: %w", err))
 		}
 		return &Error{Code: e.Code, Reason: e.Reason, RetryAfter: e.RetryAfter, Err: err} // with the text of what wraps it

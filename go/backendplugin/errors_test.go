@@ -45,6 +45,7 @@ var failures = []struct {
 	{"a time limit of the plugin's own", fmt.Errorf("query: %w", context.DeadlineExceeded), codes.DeadlineExceeded, "query: context deadline exceeded", 0, false},
 	{"cancelled, and not by the caller", context.Canceled, codes.Unknown, "context canceled", 0, false},
 	{"an error that was left empty", &backendplugin.Error{}, codes.Unknown, "without a code or a cause", 0, false},
+	{"an error that is nil and yet is not", error((*backendplugin.Error)(nil)), codes.Unknown, "without a code or a cause", 0, false},
 	{"text that is not UTF-8", backendplugin.UserError("bad \xff"), codes.InvalidArgument, "bad \uFFFD", 0, true},
 }
 
@@ -111,6 +112,20 @@ func TestFailedJobs(t *testing.T) {
 			assert.Equal(t, tt.user, r.GetAgentError().GetKind() == admin.AgentError_NON_RECOVERABLE)
 			assert.Equal(t, tt.user, r.GetAgentError().GetOrigin() == core.ExecutionError_USER)
 		})
+	}
+}
+
+type treacherous struct{}
+
+func (treacherous) Error() string { panic("no text") }
+
+// TestErrorThatPanics: the text of an error is the plugin's code too.
+func TestErrorThatPanics(t *testing.T) {
+	w := start(t, backendplugin.Plugins{backendplugin.New("a", &simple{
+		delete: func(context.Context, *backendplugin.Job[string]) error { return treacherous{} },
+	})})
+	for range 2 {
+		require.ErrorContains(t, w.delete(w.within(), "a", "j"), "Internal desc = the plugin panicked in Delete")
 	}
 }
 

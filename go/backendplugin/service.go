@@ -161,7 +161,9 @@ func guarded[T any](ctx context.Context, s *service, op string, c *call, limit t
 			<-s.slots
 			done <- r
 		}()
-		r.value, r.err = fn(ctx, c)
+		if r.value, r.err = fn(ctx, c); r.err != nil {
+			r.err = spoken(ctx, r.err)
+		}
 	}()
 	var r result
 	select {
@@ -183,8 +185,14 @@ func guarded[T any](ctx context.Context, s *service, op string, c *call, limit t
 		level = slog.LevelInfo
 	}
 	c.log.Log(ctx, level, "call", "call", op, "code", e.Code.String(), "duration", time.Since(begin), "error", e)
-	e = &Error{Code: e.Code, RetryAfter: e.RetryAfter, Err: errors.New(strings.ToValidUTF8(e.Error(), "\uFFFD"))}
 	return none, e.GRPCStatus().Err()
+}
+
+// spoken is the error with its text fixed: making text of an error is the plugin's own code as well. Protobuf takes no text
+// but UTF-8.
+func spoken(ctx context.Context, err error) error {
+	e := asError(ctx, err)
+	return &Error{Code: e.Code, RetryAfter: e.RetryAfter, Err: errors.New(strings.ToValidUTF8(e.Error(), "\uFFFD"))}
 }
 
 func category(c *admin.TaskCategory, deprecated string) (string, int32) {

@@ -1,19 +1,14 @@
 package backendplugin
 
 import (
-	"bytes"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"reflect"
-	"slices"
 	"time"
 	"unicode/utf8"
 
-	"github.com/shamaton/msgpack/v2"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -253,11 +248,7 @@ func encodeStructure(v reflect.Value) (*core.Literal, error) {
 	if err != nil {
 		return nil, err
 	}
-	var b bytes.Buffer
-	if err := pack(&b, x); err != nil {
-		return nil, err
-	}
-	return scalar(&core.Scalar{Value: &core.Scalar_Binary{Binary: &core.Binary{Tag: tagMsgpack, Value: b.Bytes()}}}), nil
+	return scalar(&core.Scalar{Value: &core.Scalar_Binary{Binary: &core.Binary{Tag: tagMsgpack, Value: pack(nil, x)}}}), nil
 }
 
 // encodeStruct makes protobuf's Struct of a struct or map.
@@ -290,93 +281,4 @@ func wholes(x any) any {
 		}
 	}
 	return x
-}
-
-// pack writes MessagePack with the keys of maps sorted, so that the same value has the same bytes: Flyte's cache goes by them.
-func pack(b *bytes.Buffer, x any) error {
-	switch x := x.(type) {
-	case map[string]any:
-		head(b, len(x), 0x80, 15, 0, 0xde, 0xdf)
-		for _, k := range slices.Sorted(maps.Keys(x)) {
-			if err := pack(b, k); err != nil {
-				return err
-			}
-			if err := pack(b, x[k]); err != nil {
-				return err
-			}
-		}
-	case []any:
-		head(b, len(x), 0x90, 15, 0, 0xdc, 0xdd)
-		for _, item := range x {
-			if err := pack(b, item); err != nil {
-				return err
-			}
-		}
-	case string:
-		head(b, len(x), 0xa0, 31, 0xd9, 0xda, 0xdb)
-		b.WriteString(x)
-	default:
-		raw, err := msgpack.Marshal(x)
-		if err != nil {
-			return err
-		}
-		b.Write(raw)
-	}
-	return nil
-}
-
-// head writes the kind and length of what follows, in the shortest form; one of no 8-bit form has none.
-func head(b *bytes.Buffer, n int, fix byte, fits int, bits8, bits16, bits32 byte) {
-	switch {
-	case n <= fits:
-		b.WriteByte(fix | byte(n)) //nolint:gosec // at most 31
-	case n <= math.MaxUint8 && bits8 != 0:
-		b.Write([]byte{bits8, byte(n)}) //nolint:gosec // checked
-	case n <= math.MaxUint16:
-		b.Write(binary.BigEndian.AppendUint16([]byte{bits16}, uint16(n))) //nolint:gosec // checked
-	default:
-		b.Write(binary.BigEndian.AppendUint32([]byte{bits32}, uint32(n))) //nolint:gosec // memory would not hold more
-	}
-}
-
-func unpack(raw []byte) (any, error) {
-	var x any
-	if err := msgpack.Unmarshal(raw, &x); err != nil {
-		return nil, errors.New("it is no valid MessagePack")
-	}
-	return tidy(x), nil
-}
-
-// tidy makes plain what the MessagePack reader gives.
-func tidy(x any) any {
-	switch x := x.(type) {
-	case map[any]any:
-		out := make(map[string]any, len(x))
-		for k, item := range x {
-			out[fmt.Sprint(k)] = tidy(item)
-		}
-		return out
-	case map[string]any:
-		for k, item := range x {
-			x[k] = tidy(item)
-		}
-		return x
-	case []any:
-		for i, item := range x {
-			x[i] = tidy(item)
-		}
-		return x
-	case time.Time:
-		return x.UTC().Format(time.RFC3339Nano)
-	case float32:
-		return float64(x)
-	}
-	switch v := reflect.ValueOf(x); {
-	case v.CanInt():
-		return v.Int()
-	case v.CanUint() && v.Uint() <= math.MaxInt64:
-		return int64(v.Uint()) //nolint:gosec // checked
-	default:
-		return x
-	}
 }

@@ -1,10 +1,13 @@
 package backendplugin_test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"math"
 	"math/rand"
 	"reflect"
+	"strings"
 	"testing"
 	"testing/quick"
 	"time"
@@ -161,6 +164,10 @@ func packed(v any) *core.Literal {
 	return scalar(&core.Scalar{Value: &core.Scalar_Binary{Binary: &core.Binary{Value: raw, Tag: "msgpack"}}})
 }
 
+func messagePack(raw []byte) *core.Literal {
+	return scalar(&core.Scalar{Value: &core.Scalar_Binary{Binary: &core.Binary{Value: raw, Tag: "msgpack"}}})
+}
+
 func generic(v values) *core.Literal {
 	s, err := structpb.NewStruct(v)
 	if err != nil {
@@ -233,6 +240,16 @@ func TestDecode(t *testing.T) {
 			"garbage", decoded[any], scalar(&core.Scalar{Value: &core.Scalar_Binary{Binary: &core.Binary{Value: []byte{0x82, 0xc1}, Tag: "msgpack"}}}),
 			nil, "x: it is no valid MessagePack",
 		},
+		{"a structure that nests without end", decoded[any], messagePack(bytes.Repeat([]byte{0x91}, 1<<20)), nil, "x: it nests too deep"},
+		{"a list that claims to be long", decoded[any], messagePack([]byte{0xdd, 0xff, 0xff, 0xff, 0xff, 1}), nil, "x: it is no valid MessagePack"},
+		{"a map that claims to be long", decoded[any], messagePack([]byte{0xdf, 0xff, 0xff, 0xff, 0xff, 1, 1}), nil, "x: it is no valid MessagePack"},
+		{"text that claims to be long", decoded[any], messagePack([]byte{0xdb, 0xff, 0xff, 0xff, 0xff, 1}), nil, "x: it is no valid MessagePack"},
+		{"more than one value", decoded[any], messagePack([]byte{1, 2}), nil, "x: it is no valid MessagePack"},
+		{"nothing", decoded[any], messagePack(nil), nil, "x: it is no valid MessagePack"},
+		{"an extension", decoded[any], messagePack([]byte{0xd4, 7, 7}), nil, "x: it has a MessagePack extension that is no time"},
+		{"a time of MessagePack's own", decoded[any], packed(values{"at": time.Unix(1e9, 5)}), values{"at": "2001-09-09T01:46:40.000000005Z"}, ""},
+		{"a short one", decoded[any], messagePack([]byte{0xd6, 0xff, 0, 0, 0, 1}), "1970-01-01T00:00:01Z", ""},
+		{"a long one", decoded[any], messagePack([]byte{0xc7, 12, 0xff, 0, 0, 0, 5, 255, 255, 255, 255, 255, 255, 255, 255}), "1969-12-31T23:59:59.000000005Z", ""},
 		{"a time out of range", decoded[time.Time], primitive(&core.Primitive{Value: &core.Primitive_Datetime{Datetime: &timestamppb.Timestamp{Nanos: -1}}}), nil, "x: it is no valid time"},
 		{
 			"a duration out of range", decoded[time.Duration], primitive(&core.Primitive{Value: &core.Primitive_Duration{Duration: &durationpb.Duration{Seconds: 3e11}}}),
@@ -376,4 +393,62 @@ func TestInputsAndCustomReachThePlugin(t *testing.T) {
 	require.ErrorContains(t, err, "InvalidArgument desc = the task's custom: query: a string does not fit into int")
 	_, err = w.async.CreateTask(w.within(), createRequest(&core.TaskTemplate{Type: "a"}, values{"x": "seven"}))
 	require.ErrorContains(t, err, "InvalidArgument desc = the task's inputs: x: a literal of kind stringvalue does not fit into int64")
+}
+
+// TestMessagePackIsUnderstood: another implementation reads what this one writes, and the other way round, at every size at
+// which the format changes.
+func TestMessagePackIsUnderstood(t *testing.T) {
+	all := values{"float": 0.1, "none": nil, "yes": true, "no": false}
+	for _, n := range []int64{0, 1, -1, math.MinInt64} {
+		all[fmt.Sprint(n)] = n
+	}
+	for shift := range 63 {
+		for off := int64(-1); off < 2; off++ {
+			n := int64(1)<<shift + off
+			all[fmt.Sprint(n)], all[fmt.Sprint(-n)] = n, -n
+		}
+	}
+	for _, n := range []int{0, 15, 16, 31, 32, 255, 256, 65535, 65536} {
+		list, m := make([]any, n), values{}
+		for i := range list {
+			list[i] = int64(i)
+			m[fmt.Sprint(i)] = true
+		}
+		all[fmt.Sprintf("text of %d", n)], all[fmt.Sprintf("bytes of %d", n)] = strings.Repeat("x", n), bytes.Repeat([]byte{1}, n)
+		all[fmt.Sprintf("list of %d", n)], all[fmt.Sprintf("map of %d", n)] = list, m
+	}
+	ours := literals(values{"x": all}).GetLiterals()["x"].GetScalar().GetBinary()
+	require.Equal(t, "msgpack", ours.GetTag())
+	var theirs map[string]any
+	require.NoError(t, msgpack.Unmarshal(ours.GetValue(), &theirs))
+	again, err := msgpack.Marshal(theirs)
+	require.NoError(t, err)
+	back, err := decoded[any](messagePack(again))
+	require.NoError(t, err)
+	require.Equal(t, all, back)
+	back, err = decoded[any](messagePack(ours.GetValue()))
+	require.NoError(t, err)
+	require.Equal(t, all, back)
+}
+
+// FuzzMessagePack: no input makes it panic, and what it reads it can write and read again.
+func FuzzMessagePack(f *testing.F) {
+	f.Add([]byte{0x81, 0xa1, 'a', 0x93, 1, 0xcb, 0, 0, 0, 0, 0, 0, 0, 0, 0xd6, 0xff, 0, 0, 0, 1})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		x, err := decoded[any](messagePack(raw))
+		if err != nil {
+			return
+		}
+		m, ok := x.(values)
+		if !ok {
+			return
+		}
+		l, err := backendplugin.EncodeOutputs(values{"x": m})
+		if err != nil {
+			return // text that is not UTF-8, an integer of 64 bits
+		}
+		again, err := decoded[any](l.GetLiterals()["x"])
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprint(x), fmt.Sprint(again)) // NaN is not equal to itself
+	})
 }
