@@ -23,6 +23,10 @@ BENCH_FLAGS ?= -benchmem
 LINT_VERSION := $(shell sed -n 's|.*github.com/golangci/golangci-lint/v2 \(v[^ ]*\).*|\1|p' tools/go.mod)
 LINT         := .cache/tools/$(LINT_VERSION)/golangci-lint
 
+# ruff comes from Python's package index, at the version that tools/requirements-lint.txt pins.
+RUFF_VERSION := $(shell sed -n 's|^ruff==||p' tools/requirements-lint.txt)
+RUFF         := .cache/ruff-$(RUFF_VERSION)/bin/ruff
+
 FIRST := printf '%s\n' 'Compiling; the first time takes a few minutes, later ones are cached.'
 
 ##@ Try it
@@ -83,15 +87,19 @@ bench: ## Run the benchmarks (BENCH selects them by name, BENCH_FLAGS).
 	$(GO) test -run '^$$' -bench '$(BENCH)' $(BENCH_FLAGS) $$packages
 
 .PHONY: lint
-lint: $(LINT) generate-check ## golangci-lint (.golangci.yml) and generate-check.
+lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml) and generate-check.
 	$(LINT) config verify
 	$(LINT) run ./...
 	$(SDK) ../../$(LINT) run ./...
+	$(RUFF) check
+	$(RUFF) format --check
 
 .PHONY: format
-format: $(LINT) ## Format the code and order imports as lint wants them.
+format: $(LINT) $(RUFF) ## Format the code and order imports as lint wants them.
 	$(LINT) fmt ./...
 	$(SDK) ../../$(LINT) fmt ./...
+	$(RUFF) check --fix --select I
+	$(RUFF) format
 
 ##@ Generate
 
@@ -111,9 +119,16 @@ comparison: ## Run workflows with this plugin and with Flyte's connector plugin,
 ##@ Tools
 
 .PHONY: tools
-tools: $(LINT) ## Build the tools that tools/go.mod pins into .cache/tools (once; minutes).
+tools: $(LINT) $(RUFF) ## Build or install the tools for lint into .cache (once; minutes).
 
 $(LINT): tools/go.mod tools/go.sum
 	@echo 'Building golangci-lint $(LINT_VERSION) from source; this takes a few minutes, once.'
 	cd tools && GOWORK=off $(GO) build -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+$(RUFF): tools/requirements-lint.txt
+	@echo 'Installing ruff $(RUFF_VERSION).'
+	@rm -rf .cache/ruff-$(RUFF_VERSION)
+	@python3 -m venv .cache/ruff-$(RUFF_VERSION)
+	@.cache/ruff-$(RUFF_VERSION)/bin/pip install --quiet --disable-pip-version-check --requirement tools/requirements-lint.txt
 	@touch $@

@@ -43,7 +43,8 @@ func TestCLIDocRuns(t *testing.T) {
 	require.NoError(t, err)
 
 	var script strings.Builder
-	fmt.Fprintf(&script, "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\nflyte-backend() { %s=1 %q \"$@\"; }\nexport PATH=%q:$PATH\n",
+	// A job is a shell with the program below it, and both are to end: each job has a process group of its own.
+	fmt.Fprintf(&script, "set -euo pipefail\nset -m\ntrap 'for job in $(jobs -p); do kill -- -$job || true; done; wait' EXIT\nflyte-backend() { %s=1 %q \"$@\"; }\nexport PATH=%q:$PATH\n",
 		asCommand, os.Args[0], filepath.Join(venv, "bin"))
 	var want []string
 	n := 0
@@ -56,7 +57,7 @@ func TestCLIDocRuns(t *testing.T) {
 		case "sh":
 			n++
 			text = regexp.MustCompile(`(?m)&$`).ReplaceAllString(text, fmt.Sprintf(
-				">/dev/null 2>&1 &\nfor i in {1..300}; do (exec 3<>/dev/tcp/%s/%s) 2>/dev/null && break; sleep 0.1; done", host, port))
+				">/dev/null 2>&1 &\nfor i in {1..1200}; do (exec 3<>/dev/tcp/%s/%s) 2>/dev/null && break; sleep 0.1; done", host, port))
 			fmt.Fprintf(&script, "{\n%s} > out%d\n", text, n)
 			want = append(want, "")
 		case "text":

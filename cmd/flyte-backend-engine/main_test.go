@@ -21,6 +21,12 @@ import (
 // asCommand makes this test binary the command itself, which the demo starts as its service.
 const asCommand = "FLYTE_BACKEND_TEST_AS_COMMAND"
 
+// Every wait of these tests is bounded by limit, and every process by commandLimit.
+const (
+	limit        = 2 * time.Minute
+	commandLimit = 5 * time.Minute
+)
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
 		main()
@@ -31,7 +37,7 @@ func TestMain(m *testing.M) {
 
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
 	cmd.Env = append(os.Environ(), asCommand+"=1")
@@ -55,9 +61,7 @@ func TestDemo(t *testing.T) {
 	} {
 		require.Contains(t, string(out), want)
 	}
-	page, err := os.ReadFile(report)
-	require.NoError(t, err)
-	require.Contains(t, string(page), "demo.elements")
+	inFile(t, report, "demo.elements")
 }
 
 func TestWrongUse(t *testing.T) {

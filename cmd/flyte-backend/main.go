@@ -34,7 +34,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		example.New(),
 		inEngine("local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
-		inEngine("demo", "Run a real task through propeller's plugin machinery and a backend plugin service"),
+		inEngine("demo", "Run a real workflow on propeller's engine against a service that is killed and restarted"),
 	)
 	return root
 }

@@ -55,8 +55,9 @@ type Job struct {
 	// Key is the idempotency key and PluginVersion the plugin version of the request, as they came.
 	Key, PluginVersion string
 	Request            *admin.CreateTaskRequest
-	// Creates counts the requests that gave this job; Deletes those that deleted it.
-	Creates, Deletes int
+	// Creates counts the requests that gave this job, Polls those that asked how it is, and Deletes those that deleted it.
+	// Whoever polls a job has had the answer to its create.
+	Creates, Polls, Deletes int
 
 	created time.Time
 	script  []Step
@@ -90,6 +91,7 @@ type Backend struct {
 	failures map[Method][]error
 	always   map[Method]error
 	delays   map[Method]time.Duration
+	holds    map[Method]chan struct{}
 	conns    int
 }
 
@@ -99,7 +101,7 @@ func New(plugins ...Plugin) *Backend {
 		plugins: plugins,
 		script:  []Step{{Resource: &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}}},
 		jobs:    map[string]*Job{}, byKey: map[string]string{}, calls: map[Method]int{},
-		failures: map[Method][]error{}, always: map[Method]error{}, delays: map[Method]time.Duration{},
+		failures: map[Method][]error{}, always: map[Method]error{}, delays: map[Method]time.Duration{}, holds: map[Method]chan struct{}{},
 	}
 }
 
@@ -159,6 +161,13 @@ func (b *Backend) Kill() {
 		_ = lis.Close()
 		server.Stop()
 	}
+}
+
+// Running says whether the server is there.
+func (b *Backend) Running() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.server != nil
 }
 
 // Endpoint is the address, known from the first Start on.
@@ -222,6 +231,22 @@ func (b *Backend) Delay(m Method, d time.Duration) {
 	b.delays[m] = d
 }
 
+// Hold makes calls of the method that arrive from now on wait until release is called, which may be repeated.
+func (b *Backend) Hold(m Method) (release func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	held := make(chan struct{})
+	b.holds[m] = held
+	return sync.OnceFunc(func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.holds[m] == held {
+			delete(b.holds, m)
+		}
+		close(held)
+	})
+}
+
 // Calls counts the calls of a method that arrived, failed ones too.
 func (b *Backend) Calls(m Method) int {
 	b.mu.Lock()
@@ -263,11 +288,18 @@ func (j *Job) clone() Job {
 func (b *Backend) arrive(ctx context.Context, m Method) error {
 	b.mu.Lock()
 	b.calls[m]++
-	delay, err := b.delays[m], b.always[m]
+	delay, held, err := b.delays[m], b.holds[m], b.always[m]
 	if queue := b.failures[m]; len(queue) > 0 {
 		err, b.failures[m] = queue[0], queue[1:]
 	}
 	b.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	if delay > 0 {
 		select {
 		case <-time.After(delay):

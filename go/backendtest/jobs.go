@@ -148,6 +148,9 @@ func (j Job) Attempt() uint32 {
 	return j.Request.GetTaskExecutionMetadata().GetTaskExecutionId().GetRetryAttempt()
 }
 
+// String is short: a failed test prints the jobs that it looked at, and requests fill pages.
+func (j Job) String() string { return j.ID }
+
 // Task is the task's name.
 func (j Job) Task() string { return j.Request.GetTemplate().GetId().GetName() }
 

@@ -69,6 +69,7 @@ func (s asyncServer) GetTask(ctx context.Context, req *admin.GetTaskRequest) (*a
 	if !ok {
 		return nil, status.Errorf(codes.NotFound, "no job %q", req.GetResourceMeta())
 	}
+	j.Polls++
 	if j.set != nil {
 		return &admin.GetTaskResponse{Resource: j.set}, nil
 	}

@@ -44,7 +44,7 @@ type Options struct {
 	Processes *cluster.Processes
 }
 
-// ErrClosed is what waiting on a closed engine gives.
+// ErrClosed is what a closed engine answers: nothing starts, ends or gets a value any more.
 var ErrClosed = errors.New("the engine is closed")
 
 // ErrOpen says that this process has an engine already.
@@ -112,7 +112,7 @@ func (e *Engine) open() error {
 		return err
 	}
 	e.workflows = newWorkflows(e.records, e.changed)
-	e.signals = signals{records: e.records, wake: e.wake}
+	e.signals = signals{records: e.records, wake: e.wake, setting: &sync.Mutex{}}
 	e.plans = launchPlans{records: e.records, e: e}
 	pool, workers, err := e.propeller(scope)
 	if err != nil {
@@ -134,7 +134,7 @@ func (e *Engine) openFolders(scope promutils.Scope) (err error) {
 	if e.temporary, err = os.MkdirTemp("", "flyte-engine-"); err != nil {
 		return fmt.Errorf("cannot make a folder for the engine: %w", err)
 	}
-	e.events = &eventLog{listeners: map[int]func(Event){}}
+	e.events = &eventLog{listeners: map[int]func(Event){}, ends: map[string]int64{}}
 	if e.opts.OnEvent != nil {
 		e.events.listen(e.opts.OnEvent)
 	}
@@ -331,6 +331,9 @@ func (e *Engine) changed(key string, before head, after *v1alpha1.FlyteWorkflow)
 
 // resync brings every workflow up now and then, as propeller's informer does.
 func (e *Engine) resync(every time.Duration) {
+	if every <= 0 { // as informers take it, there is none
+		return
+	}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
@@ -376,7 +379,7 @@ func (e *Engine) Executions() []*Execution {
 	return out
 }
 
-// Subscribe has f hear of every event from now on, as Options.OnEvent does, until stop is called.
+// Subscribe has f hear of every event from now on, as Options.OnEvent does, until stop is called, which f itself must not do.
 func (e *Engine) Subscribe(f func(Event)) (stop func()) { return e.events.listen(f) }
 
 // Store is where inputs, outputs and raw data are.
@@ -398,6 +401,9 @@ func (e *Engine) Close() error {
 		}
 		if e.cluster != nil {
 			e.cluster.Close()
+		}
+		if e.records != nil {
+			e.records.close() // the folder may be another engine's from now on
 		}
 		if e.unlock != nil {
 			e.closed = e.unlock()

@@ -7,14 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
 	protov1 "github.com/golang/protobuf/proto" //nolint:staticcheck // propeller's interface names its Message
 	"google.golang.org/protobuf/proto"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 
 	"github.com/flyte-backend/flyte-backend/go/engine/history"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -33,6 +34,8 @@ type eventLog struct {
 	mu        sync.Mutex
 	listeners map[int]func(Event)
 	next      int
+	// ends has where the next event belongs in each file that this engine has appended to.
+	ends map[string]int64
 }
 
 var _ events.EventSink = (*eventLog)(nil)
@@ -61,10 +64,20 @@ func (l *eventLog) Sink(_ context.Context, message protov1.Message) error {
 	}
 	for i := range l.next {
 		if f, ok := l.listeners[i]; ok {
-			f(e)
+			tell(f, e)
 		}
 	}
 	return nil
+}
+
+// tell calls a listener. Propeller would take its panic for a fault of the workflow, which could then not even be aborted.
+func tell(f func(Event), e Event) {
+	defer func() {
+		if r := recover(); r != nil {
+			utilruntime.HandleError(fmt.Errorf("a listener to the engine's events panicked: %v\n%s", r, debug.Stack()))
+		}
+	}()
+	f(e)
 }
 
 func (l *eventLog) listen(f func(Event)) (stop func()) {
@@ -93,7 +106,7 @@ func executionOf(e Event) *core.WorkflowExecutionIdentifier {
 }
 
 func (l *eventLog) file(key string) string {
-	return filepath.Join(l.dir, url.PathEscape(key)+".events")
+	return filepath.Join(l.dir, fileName(key)+".events")
 }
 
 // The kinds of events in a file.
@@ -103,7 +116,8 @@ const (
 	fileTask
 )
 
-// keep appends the event to its execution's file: its time, its kind, its length and itself, in one write.
+// keep appends the event to its execution's file: its time, its kind, its length and itself. What a kill or a full disk cut
+// off there is removed first, or nothing behind it could be read.
 func (l *eventLog) keep(e Event) error {
 	if l.dir == "" {
 		return nil
@@ -124,14 +138,30 @@ func (l *eventLog) keep(e Event) error {
 	frame = binary.AppendUvarint(frame, uint64(len(body)))
 	frame = append(frame, body...)
 	exec := executionOf(e)
-	f, err := os.OpenFile(l.file(keyOf(namespaceOf(exec.GetProject(), exec.GetDomain()), exec.GetName())), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	path := l.file(keyOf(namespaceOf(exec.GetProject(), exec.GetDomain()), exec.GetName()))
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, os.ErrNotExist) { // a long key has a folder
+		if err = os.MkdirAll(filepath.Dir(path), 0o750); err == nil {
+			f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("cannot keep an event: %w", err)
 	}
-	_, err = f.Write(frame)
+	end, known := l.ends[path]
+	if !known {
+		if _, end, err = readEvents(f); err == nil {
+			err = f.Truncate(end)
+		}
+	}
+	if err == nil {
+		_, err = f.WriteAt(frame, end)
+	}
 	if err = errors.Join(err, f.Close()); err != nil {
+		delete(l.ends, path)
 		return fmt.Errorf("cannot keep an event: %w", err)
 	}
+	l.ends[path] = end + int64(len(frame))
 	return nil
 }
 
@@ -148,35 +178,44 @@ func (l *eventLog) load(key string) ([]Event, error) {
 		return nil, fmt.Errorf("cannot read the events of %s: %w", key, err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
+	out, _, err := readEvents(f)
+	if err != nil {
+		return out, fmt.Errorf("the events of %s cannot be read beyond the first %d: %w", key, len(out), err)
+	}
+	return out, nil
+}
+
+// readEvents reads events, and tells where the last whole one ends.
+func readEvents(f io.Reader) (out []Event, end int64, err error) {
 	r := bufio.NewReader(f)
-	var out []Event
 	for {
-		e, err := readEvent(r)
+		e, size, err := readEvent(r)
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return out, nil
+			return out, end, nil
 		case err != nil:
-			return out, fmt.Errorf("the events of %s cannot be read beyond the first %d: %w", key, len(out), err)
+			return out, end, err
 		}
-		out = append(out, e)
+		out, end = append(out, e), end+size
 	}
 }
 
-func readEvent(r *bufio.Reader) (Event, error) {
+// readEvent reads one event, and tells how long it is in the file.
+func readEvent(r *bufio.Reader) (Event, int64, error) {
 	head := make([]byte, 9)
 	if _, err := io.ReadFull(r, head); err != nil {
-		return Event{}, err
+		return Event{}, 0, err
 	}
 	size, err := binary.ReadUvarint(r)
 	if err != nil {
-		return Event{}, err
+		return Event{}, 0, err
 	}
 	if size > maxEvent {
-		return Event{}, fmt.Errorf("an event of %d bytes is too long to be one", size)
+		return Event{}, 0, fmt.Errorf("an event of %d bytes is too long to be one", size)
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(r, body); err != nil {
-		return Event{}, err
+		return Event{}, 0, err
 	}
 	e := Event{At: time.Unix(0, int64(binary.BigEndian.Uint64(head)))} //nolint:gosec // written from an int64
 	var msg proto.Message
@@ -191,9 +230,9 @@ func readEvent(r *bufio.Reader) (Event, error) {
 		e.Task = &event.TaskExecutionEvent{}
 		msg = e.Task
 	default:
-		return Event{}, fmt.Errorf("unknown kind %d of event", head[8])
+		return Event{}, 0, fmt.Errorf("unknown kind %d of event", head[8])
 	}
-	return e, proto.Unmarshal(body, msg)
+	return e, int64(len(head) + len(binary.AppendUvarint(nil, size)) + len(body)), proto.Unmarshal(body, msg)
 }
 
 // maxEvent bounds what is believed of a length in a file.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/apis/flyteworkflow/v1alpha1"
@@ -66,6 +68,13 @@ func (x *Execution) Wait(ctx context.Context) (*Outcome, error) {
 func (x *Execution) Abort(cause string) error { return x.e.abort(x.key, cause) }
 
 func (e *Engine) abort(key, cause string) error {
+	if x, ok := e.executions.Load(key); ok {
+		select {
+		case <-x.(*Execution).done: //nolint:forcetypeassert // nothing else is in it
+			return nil
+		default:
+		}
+	}
 	rec, err := e.record(key)
 	if err != nil {
 		return fmt.Errorf("cannot abort: %w", err)
@@ -185,7 +194,8 @@ func (x *Execution) Inputs() (*core.LiteralMap, error) {
 	if wf.Inputs == nil || wf.Inputs.LiteralMap == nil {
 		return &core.LiteralMap{}, nil
 	}
-	return wf.Inputs.LiteralMap, nil
+	inputs, _ := proto.Clone(wf.Inputs.LiteralMap).(*core.LiteralMap) // rounds of propeller share it
+	return inputs, nil
 }
 
 // Events gives the events so far, oldest first, of an engine whose state is kept in a folder; otherwise none.

@@ -18,8 +18,9 @@ import (
 type records struct {
 	dir string // empty means memory only
 
-	mu sync.RWMutex
-	m  map[string]map[string][]byte
+	mu     sync.RWMutex
+	m      map[string]map[string][]byte
+	closed bool
 }
 
 const recordSuffix = ".rec"
@@ -38,27 +39,57 @@ func openRecords(dir string) (*records, error) {
 		return nil, err
 	}
 	for _, kind := range kinds {
-		files, err := os.ReadDir(filepath.Join(dir, kind.Name()))
+		of := filepath.Join(dir, kind.Name())
+		err := filepath.WalkDir(of, func(path string, f fs.DirEntry, err error) error {
+			name, isRecord := strings.CutSuffix(path, recordSuffix)
+			if err != nil || f.IsDir() || !isRecord { // it was being written when its process was killed
+				return err
+			}
+			key, err := keyOfFile(strings.TrimPrefix(name, of))
+			if err != nil {
+				return fmt.Errorf("%s is not a file of an engine's state: %w", path, err)
+			}
+			data, err := os.ReadFile(path) //nolint:gosec // nobody else writes below the folder
+			if err != nil {
+				return err
+			}
+			r.remember(kind.Name(), key, data)
+			return nil
+		})
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range files {
-			name, isRecord := strings.CutSuffix(f.Name(), recordSuffix)
-			if !isRecord {
-				continue // was being written when its process was killed
-			}
-			key, err := url.PathUnescape(name)
-			if err != nil {
-				return nil, fmt.Errorf("%s is not a file of an engine's state: %w", f.Name(), err)
-			}
-			data, err := os.ReadFile(filepath.Join(dir, kind.Name(), f.Name()))
-			if err != nil {
-				return nil, err
-			}
-			r.remember(kind.Name(), key, data)
-		}
 	}
 	return r, nil
+}
+
+// longestName bounds a part of a file's name; file systems take 255 bytes. The names of workflows have no limit.
+const longestName = 200
+
+// fileName makes a file's name of a key, in a folder if it is long. Capitals are escaped: there are file systems that take
+// them for the same as small letters.
+func fileName(key string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyz0123456789-_."
+	var b strings.Builder
+	size := 0
+	for _, c := range []byte(key) {
+		s := string(rune(c))
+		if !strings.Contains(plain, s) {
+			s = fmt.Sprintf("%%%02X", c)
+		}
+		if size+len(s) > longestName {
+			b.WriteByte(filepath.Separator)
+			size = 0
+		}
+		b.WriteString(s)
+		size += len(s)
+	}
+	return b.String()
+}
+
+// keyOfFile takes back fileName.
+func keyOfFile(name string) (string, error) {
+	return url.PathUnescape(strings.ReplaceAll(name, string(filepath.Separator), ""))
 }
 
 func (r *records) remember(kind, key string, data []byte) {
@@ -87,13 +118,23 @@ func (r *records) keys(kind string) []string {
 func (r *records) put(kind, key string, data []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return ErrClosed
+	}
 	if r.dir != "" {
-		if err := replaceFile(filepath.Join(r.dir, kind, url.PathEscape(key)+recordSuffix), data); err != nil {
+		if err := replaceFile(filepath.Join(r.dir, kind, fileName(key)+recordSuffix), data); err != nil {
 			return fmt.Errorf("cannot keep the engine's state: %w", err)
 		}
 	}
 	r.remember(kind, key, data)
 	return nil
+}
+
+// close ends writing. What is there can still be read.
+func (r *records) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
 }
 
 // replaceFile writes beside the file and renames, so that a kill at any moment leaves the old content or the new.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -23,6 +24,7 @@ const kindSignal = "signals"
 type signals struct {
 	records *records
 	wake    func(key string)
+	setting *sync.Mutex // of two values that come at once one is refused
 }
 
 var _ service.SignalServiceClient = signals{}
@@ -80,6 +82,8 @@ func (s signals) ListSignals(_ context.Context, req *admin.SignalListRequest, _ 
 
 // SetSignal gives a gate the value that it waits for. As in flyteadmin the type has to be right, and a value stays.
 func (s signals) SetSignal(_ context.Context, req *admin.SignalSetRequest, _ ...grpc.CallOption) (*admin.SignalSetResponse, error) {
+	s.setting.Lock()
+	defer s.setting.Unlock()
 	sig, err := s.find(req.GetId())
 	if err != nil {
 		return nil, err

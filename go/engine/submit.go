@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"regexp"
 	"time"
 
@@ -49,6 +48,9 @@ func namespaceOf(project, domain string) string { return project + "-" + domain 
 // Submit starts a workflow or launch plan of the bundle, by its name, or refuses before anything runs: with a BadInputError
 // for what the caller can set right, or a RefusedError for what this engine cannot run. The execution goes on when ctx ends.
 func (e *Engine) Submit(ctx context.Context, b *bundle.Bundle, workflow string, s Submission) (*Execution, error) {
+	if e.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
 	l, err := b.Find(workflow, e.plans.known)
 	if err != nil {
 		return nil, &BadInputError{err.Error()}
@@ -142,7 +144,11 @@ func (e *Engine) start(plan *admin.LaunchPlan, closure *core.CompiledWorkflowClo
 		x, _ := other.(*Execution)
 		return x, false, nil
 	}
-	if err := errors.Join(e.keepRecord(x.key, rec), e.workflows.create(wf)); err != nil {
+	err = e.keepRecord(x.key, rec)
+	if err == nil { // a workflow without a record could not be resumed
+		err = e.workflows.create(wf)
+	}
+	if err != nil {
 		e.executions.Delete(x.key)
 		return nil, false, err
 	}

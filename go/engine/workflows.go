@@ -51,11 +51,21 @@ func headOf(wf *v1alpha1.FlyteWorkflow, version int) head {
 	return head{version: version, deleted: wf.DeletionTimestamp, failedAttempts: wf.Status.FailedAttempts, terminated: wf.Status.IsTerminated()}
 }
 
-// spec is the part of a workflow that never changes. All reads share it: propeller changes deep copies only.
+// spec is the part of a workflow that never changes. All reads share it: propeller changes deep copies only. Inputs can be
+// large, and every round would read and write them.
 type spec struct {
+	Inputs       *v1alpha1.Inputs                               `json:"inputs,omitempty"`
 	Spec         *v1alpha1.WorkflowSpec                         `json:"spec"`
 	Tasks        map[v1alpha1.TaskID]*v1alpha1.TaskSpec         `json:"tasks"`
 	SubWorkflows map[v1alpha1.WorkflowID]*v1alpha1.WorkflowSpec `json:"subWorkflows,omitempty"`
+}
+
+func specOf(wf *v1alpha1.FlyteWorkflow) spec {
+	return spec{wf.Inputs, wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows}
+}
+
+func (s spec) into(wf *v1alpha1.FlyteWorkflow) {
+	wf.Inputs, wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows = s.Inputs, s.Spec, s.Tasks, s.SubWorkflows
 }
 
 func newWorkflows(r *records, changed func(string, head, *v1alpha1.FlyteWorkflow)) *workflows {
@@ -90,7 +100,7 @@ func (s *workflows) readLocked(key string) (*v1alpha1.FlyteWorkflow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("workflow %s cannot be read from the engine's state: %w", key, err)
 	}
-	wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows = sp.Spec, sp.Tasks, sp.SubWorkflows
+	sp.into(wf)
 	s.heads[key] = headOf(wf, version)
 	if wf.Status.IsTerminated() {
 		delete(s.specs, key) // it is seldom looked at again
@@ -122,7 +132,7 @@ func (s *workflows) create(wf *v1alpha1.FlyteWorkflow) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := keyOf(wf.Namespace, wf.Name)
-	data, err := json.Marshal(spec{wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows})
+	data, err := json.Marshal(specOf(wf))
 	if err != nil {
 		return fmt.Errorf("workflow %s cannot be kept: %w", key, err)
 	}
@@ -162,11 +172,13 @@ func (s *workflows) update(key string, wf *v1alpha1.FlyteWorkflow) (head, *v1alp
 
 // write keeps what can change of the workflow, as that version.
 func (s *workflows) write(key string, wf *v1alpha1.FlyteWorkflow, version int) error {
-	kept, old := spec{wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows}, wf.ResourceVersion
-	wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows, wf.ResourceVersion = nil, nil, nil, strconv.Itoa(version)
+	kept, old := specOf(wf), wf.ResourceVersion
+	spec{}.into(wf)
+	wf.ResourceVersion = strconv.Itoa(version)
 	data, err := json.Marshal(wf)
 	// Propeller compares the version with the answer's.
-	wf.WorkflowSpec, wf.Tasks, wf.SubWorkflows, wf.ResourceVersion = kept.Spec, kept.Tasks, kept.SubWorkflows, old
+	kept.into(wf)
+	wf.ResourceVersion = old
 	if err != nil {
 		return fmt.Errorf("workflow %s cannot be kept: %w", key, err)
 	}

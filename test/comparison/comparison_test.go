@@ -32,7 +32,7 @@ const (
 	// atOnce bounds the processes: they wait much more than they compute.
 	atOnce = 18
 	// deadline of one process.
-	deadline = 3 * time.Minute
+	deadline = 6 * time.Minute
 )
 
 func TestMain(m *testing.M) {

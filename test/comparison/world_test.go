@@ -37,7 +37,7 @@ const (
 var sides = []side{connectorService, backend}
 
 // limit bounds every wait for something that has to come on both sides.
-const limit = 75 * time.Second
+const limit = 150 * time.Second
 
 // setup is what differs between scenarios in propeller's configuration; the zero value is everything as shipped.
 type setup struct {

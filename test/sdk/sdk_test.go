@@ -23,7 +23,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/engine"
 	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
 	"github.com/flyte-backend/flyte-backend/go/engine/literals"
-	_ "github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
+	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	"github.com/flyte-backend/flyte-backend/testdata/workflows"
 	"github.com/flyteorg/flyte/flyteidl/clients/go/coreutils"
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/k8s/pod" // propeller's default plugin
@@ -157,6 +157,10 @@ func serve(t *testing.T) string {
 // play runs all workflows at once on an engine with the configuration, and writes down how they ended.
 func play(config, folder string) {
 	e := must(engine.Open(context.Background(), engine.Options{Config: config}))
+	// The engine itself does not wait for long until services have said what they serve.
+	for backend.Lookup() != nil && len(backend.Lookup().Unanswered()) > 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
 	executions := map[string]*engine.Execution{}
 	for name, run := range runs {
 		module, _, _ := strings.Cut(run.workflow, ".")

@@ -33,9 +33,7 @@ elements = SQLite3Task(
         limit {{.inputs.limit}}
     """,
     inputs=kwtypes(limit=int, ending=str),
-    output_schema_type=FlyteSchema[
-        kwtypes(number=int, symbol=str, name=str, atomic_weight=float, discovered=int)
-    ],
+    output_schema_type=FlyteSchema[kwtypes(number=int, symbol=str, name=str, atomic_weight=float, discovered=int)],
     task_config=SQLite3Config(uri="embedded:elements", compressed=False),
     container_image=IMAGE,
 )

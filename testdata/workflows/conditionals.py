@@ -21,13 +21,7 @@ def three(x: int = 1) -> int:
     """(x + 1) + 1000, 100 or 10, then + 1."""
     y = inc(x=x)
     chosen = (
-        conditional("size")
-        .if_(y > 10)
-        .then(big(x=y))
-        .elif_((y > 5) & (y <= 10))
-        .then(middle(x=y))
-        .else_()
-        .then(small(x=y))
+        conditional("size").if_(y > 10).then(big(x=y)).elif_((y > 5) & (y <= 10)).then(middle(x=y)).else_().then(small(x=y))
     )
     return inc(x=chosen)
 

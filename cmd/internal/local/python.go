@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -73,7 +75,7 @@ func (m module) pack(ctx context.Context, python cluster.Python, dir string) (st
 	cmd := exec.CommandContext(ctx, python.Path, "-m", "flytekit.clis.sdk_in_container.pyflyte", "--pkgs", m.name, "package",
 		"--source", m.root, "--output", archive, "--force", "--image", "localhost/none:1", "--python-interpreter", "python3")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "PYTHONPATH="+strings.Trim(m.root+string(os.PathListSeparator)+os.Getenv("PYTHONPATH"), string(os.PathListSeparator)), "NO_COLOR=1", "COLUMNS=200",
+	cmd.Env = append(os.Environ(), "PYTHONPATH="+strings.Trim(m.root+string(os.PathListSeparator)+os.Getenv("PYTHONPATH"), string(os.PathListSeparator)), "NO_COLOR=1", "COLUMNS=2000",
 		"TMPDIR="+dir) // flytekit leaves things behind
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -90,17 +92,28 @@ func (m module) pack(ctx context.Context, python cluster.Python, dir string) (st
 	if ctx.Err() != nil {
 		return "", ctx.Err()
 	}
-	return "", exit.Hint(exit.BadInputf("%s cannot be packaged: %s", m.file, lastWords(said.String(), err)),
+	return "", exit.Hint(exit.BadInputf("%s cannot be packaged: %s", m.file, m.lastWords(said.String(), err)),
 		"see all of it with: %s -m flytekit.clis.sdk_in_container.pyflyte --pkgs %s package --force --source %s --output package.tgz", python.Path, m.name, m.root)
 }
 
-// lastWords is the line that a Python program ends with, which names the exception.
-func lastWords(said string, err error) string {
+// exception is the line after a traceback, of Python or as flytekit frames it.
+var exception = regexp.MustCompile(`(?m)^(?:╰|Traceback|  ).*\n([A-Za-z_][\w.]*(?:: .*)?)$`)
+
+// lastWords is what a Python program ended with: the exception, with the last place in the user's files that it went through.
+func (m module) lastWords(said string, err error) string {
+	if all := exception.FindAllStringSubmatch(said, -1); all != nil {
+		text := all[len(all)-1][1]
+		place := regexp.MustCompile(`(?m)^[│ ]*(?:File ")?` + regexp.QuoteMeta(m.root+string(filepath.Separator)) + `([^:"\n]+\.py)(?:", line |:)(\d+)`)
+		if at := place.FindAllStringSubmatch(said, -1); at != nil {
+			text += fmt.Sprintf(" (%s:%s)", at[len(at)-1][1], at[len(at)-1][2])
+		}
+		return text
+	}
 	lines := strings.Split(strings.TrimSpace(said), "\n")
 	for i := len(lines) - 1; i >= 0; i-- {
-		if line := strings.Trim(lines[i], " \t│╭╮╰╯─"); line != "" {
+		if line := strings.Trim(lines[i], " \t│╭╮╰╯─"); line != "" && !strings.HasPrefix(line, "Loading packages ") {
 			return line
 		}
 	}
-	return err.Error()
+	return "its code ended Python: " + err.Error()
 }

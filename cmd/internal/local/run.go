@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -123,6 +124,25 @@ func coded(ctx context.Context, err error, running bool) error {
 	}
 }
 
+// named is what flyteadmin takes for a project or domain: with another name no pod could be made.
+var named = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// checkReport refuses a file that could not be written when the run has ended.
+func checkReport(file string) error {
+	dir := filepath.Dir(file)
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return exit.BadInputf("--report %s: there is no folder %s", file, dir)
+	}
+	if info, err := os.Stat(file); err == nil && info.IsDir() {
+		return exit.BadInputf("--report %s: is a folder, not a file", file)
+	}
+	f, err := os.CreateTemp(dir, ".partial-")
+	if err != nil {
+		return exit.BadInputf("--report %s: the folder %s cannot be written to", file, dir)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
 // check refuses what can be seen of the flags alone.
 func (r *runner) check(args []string) error {
 	switch {
@@ -132,12 +152,16 @@ func (r *runner) check(args []string) error {
 		return exit.BadInputf("--output takes yaml or json, got %q", r.output)
 	case r.timeout < 0:
 		return exit.BadInputf("--timeout takes a duration that is not negative, got %v", r.timeout)
+	case r.project != "" && !named.MatchString(r.project):
+		return exit.BadInputf("--project %q will not do: at most 63 lower-case letters, digits and dashes, no dash first or last", r.project)
+	case r.domain != "" && !named.MatchString(r.domain):
+		return exit.BadInputf("--domain %q will not do: at most 63 lower-case letters, digits and dashes, no dash first or last", r.domain)
 	case len(args) != 2 && (!r.resume || len(args) > 0):
 		return exit.Hint(exit.BadInputf("takes PACKAGE or FILE.py, and WORKFLOW; got %d arguments", len(args)), "flyte-backend local list PACKAGE shows the workflows of a package")
 	}
 	if r.report != "" {
-		if info, err := os.Stat(filepath.Dir(r.report)); err != nil || !info.IsDir() {
-			return exit.BadInputf("--report %s: there is no folder %s", r.report, filepath.Dir(r.report))
+		if err := checkReport(r.report); err != nil {
+			return err
 		}
 	}
 	var err error
@@ -277,7 +301,10 @@ func (r *runner) open(ctx context.Context, path string) (*bundle.Bundle, *module
 		return nil, nil, err
 	}
 	b, err := bundle.Load(archive, opts)
-	if err != nil {
+	switch {
+	case errors.Is(err, bundle.ErrEmpty):
+		return nil, nil, exit.Hint(exit.BadInputf("%s has tasks, but no workflow", path), "a task runs as part of a function that is decorated with @workflow")
+	case err != nil:
 		return nil, nil, exit.BadInputf("%s: %w", path, err)
 	}
 	return b, &m, nil

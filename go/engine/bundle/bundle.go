@@ -39,6 +39,9 @@ type Options struct {
 // ErrNotFound marks what a bundle does not hold.
 var ErrNotFound = errors.New("not found")
 
+// ErrEmpty marks a package without a workflow.
+var ErrEmpty = errors.New("holds no workflow")
+
 // Project is the project of everything in the bundle.
 func (b *Bundle) Project() string { return b.opts.Project }
 

@@ -145,7 +145,7 @@ func fromFiles(name string, files map[string][]byte, opts Options) (*Bundle, err
 		}
 	}
 	if len(b.workflows) == 0 {
-		return nil, fmt.Errorf("workflow package %s holds no workflow: is it what `pyflyte package` wrote?", name)
+		return nil, fmt.Errorf("workflow package %s %w: is it what `pyflyte package` wrote?", name, ErrEmpty)
 	}
 	for planName, lp := range b.launchPlans {
 		wf, ok := b.workflows[lp.GetSpec().GetWorkflowId().GetName()]

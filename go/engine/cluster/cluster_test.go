@@ -57,7 +57,7 @@ func TestMain(m *testing.M) {
 	select {}
 }
 
-const wait, tick = 30 * time.Second, 5 * time.Millisecond
+const wait, tick = time.Minute, 5 * time.Millisecond
 
 // world is a cluster, what its processes wrote, and the changes that its informer told.
 type world struct {
@@ -363,10 +363,10 @@ func TestBigOutput(t *testing.T) {
 }
 
 func TestConcurrencyIsBounded(t *testing.T) {
-	dir := t.TempDir()
+	dir, start := t.TempDir(), filepath.Join(t.TempDir(), "start")
 	w := newWorld(t, &cluster.Processes{Concurrency: 2})
-	// Each says how many run while it does.
-	script := fmt.Sprintf("mkdir %s/$NAME; ls %s | wc -l; sleep 0.05; rmdir %s/$NAME", dir, dir, dir)
+	// Each says how many run while it does. None ends before the last one is seen to wait.
+	script := fmt.Sprintf("mkdir %s/$NAME; ls %s | wc -l; while [ ! -e %s ]; do sleep 0.01; done; sleep 0.05; rmdir %s/$NAME", dir, dir, start, dir)
 	for i := range 20 {
 		p := shell(fmt.Sprintf("p%d", i), script)
 		p.Spec.Containers[0].Env = []v1.EnvVar{{Name: "NAME", ValueFrom: &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{FieldPath: "metadata.name"}}}}
@@ -377,6 +377,7 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, pluginscore.PhaseQueued, info.Phase())
 	assert.Equal(t, "WaitingForProcess:as many local processes run as may at once (2)", info.Reason())
+	require.NoError(t, os.WriteFile(start, nil, 0o600))
 	for i := range 20 {
 		w.until(t, fmt.Sprintf("p%d", i), v1.PodSucceeded)
 	}
@@ -390,16 +391,17 @@ func TestDelete(t *testing.T) {
 	for _, c := range []struct {
 		why, script string
 		finalizer   bool
+		grace       time.Duration
 		wants       []string
 	}{
-		{why: "it ends by itself", script: trap, wants: []string{"term"}},
-		{why: "it is made to end", script: `trap '' TERM; `},
-		{why: "the object stays for its finalizer", script: trap, finalizer: true, wants: []string{"term"}},
+		{why: "it ends by itself", script: trap, grace: wait, wants: []string{"term"}},
+		{why: "it is made to end", script: `trap '' TERM; `, grace: 200 * time.Millisecond},
+		{why: "the object stays for its finalizer", script: trap, finalizer: true, grace: wait, wants: []string{"term"}},
 	} {
 		t.Run(c.why, func(t *testing.T) {
 			t.Parallel()
 			file := filepath.Join(t.TempDir(), "pid")
-			w := newWorld(t, &cluster.Processes{Grace: 200 * time.Millisecond})
+			w := newWorld(t, &cluster.Processes{Grace: c.grace})
 			p := shell("a", c.script+"sleep 1000 & echo $$ > "+file+"; while :; do wait; done")
 			if c.finalizer {
 				controllerutil.AddFinalizer(p, "flyte.org/finalizer-k8s")
@@ -451,7 +453,8 @@ func TestCloseLeavesNothing(t *testing.T) {
 	w.until(t, "p0", v1.PodRunning)
 	w.Close()
 	for _, pid := range groups {
-		assert.Empty(t, members(t, pid))
+		// They are killed; the system may take a moment to end those that are nobody's children any more.
+		assert.Eventually(t, func() bool { return len(members(t, pid)) == 0 }, wait, tick)
 	}
 	assert.Equal(t, v1.PodRunning, w.get(t, "p0").Status.Phase, "the end of the cluster is not the task's failure")
 	assert.Equal(t, v1.PodPending, w.get(t, "p9").Status.Phase)

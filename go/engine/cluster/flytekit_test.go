@@ -22,6 +22,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
 	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
 	"github.com/flyte-backend/flyte-backend/go/engine/cluster/flytekittest"
+	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	"github.com/flyte-backend/flyte-backend/testdata/workflows"
 	"github.com/flyteorg/flyte/flyteidl/clients/go/coreutils"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -46,7 +47,10 @@ func TestFlytekit(t *testing.T) {
 	var mu sync.Mutex
 	var lines []cluster.Line
 	e, err := engine.Open(t.Context(), engine.Options{
-		Config: fmt.Sprintf(`plugins: {backend: {enable_backend_flytekit_plugin_system: true, deployments: {default: {endpoint: %q, insecure: true}}}}`, service.Endpoint()),
+		// Not the plugin that TestRunnable registers.
+		Config: fmt.Sprintf(`tasks: {task-plugins: {enabled-plugins: [container, sidecar, backend]}}
+plugins: {backend: {enable_backend_flytekit_plugin_system: true, deployments: {default: {endpoint: %q, insecure: true}}}}
+`, service.Endpoint()),
 		Processes: &cluster.Processes{
 			Python: p, Source: sources, Environ: environ(),
 			OnLine: func(l cluster.Line) {
@@ -58,12 +62,22 @@ func TestFlytekit(t *testing.T) {
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, e.Close()) })
+	require.Eventually(t, func() bool { return len(backend.Lookup().Unanswered()) == 0 }, wait, tick, "the service says what it serves")
+	// Propeller v1.16.8 writes the map of its metrics by plugin and type under a copy of the lock, which the race detector finds
+	// when the first uses come at once: here, a job and a function are used once before.
+	warm, err := bundle.Read("pythons", workflows.Archive("pythons"), bundle.Options{})
+	require.NoError(t, err)
+	x, err := e.Submit(t.Context(), warm, "pythons.mixed", engine.Submission{})
+	require.NoError(t, err)
+	_, err = x.Wait(t.Context())
+	require.NoError(t, err)
 	for _, c := range []struct {
 		why, module, workflow string
 		values, wants         map[string]any
 		phase                 core.WorkflowExecution_Phase
 		message               string
 		task                  string // that a line of output is to name
+		again                 bool   // its time may be over before its process has written a line, on a busy machine
 	}{
 		{
 			why: "functions in a row and beside each other", module: "pythons", workflow: "plain",
@@ -74,7 +88,7 @@ func TestFlytekit(t *testing.T) {
 			phase: core.WorkflowExecution_FAILED, message: "ZeroDivisionError: division by zero", task: "pythons.divide",
 		},
 		{why: "attempts are counted", module: "pythons", workflow: "retried", wants: map[string]any{"o0": 1}, task: "pythons.third_time_lucky"},
-		{why: "what runs too long is killed", module: "pythons", workflow: "too_slow", phase: core.WorkflowExecution_FAILED, message: "timeout", task: "pythons.sleepy"},
+		{why: "what runs too long is killed", module: "pythons", workflow: "too_slow", phase: core.WorkflowExecution_FAILED, message: "timeout", task: "pythons.sleepy", again: true},
 		{why: "a map", module: "pythons", workflow: "mapped", wants: map[string]any{"o0": []any{2, 4, 6}}},
 		{why: "between jobs of a service", module: "pythons", workflow: "mixed", wants: map[string]any{"o0": 5}, task: "pythons.double"},
 		{why: "a dynamic workflow", module: "dynamics", workflow: "jobs", wants: map[string]any{"o0": 7}, task: "dynamics.jobs_of"},
@@ -86,12 +100,22 @@ func TestFlytekit(t *testing.T) {
 			require.NoError(t, err)
 			in, err := coreutils.MakeLiteralMap(c.values)
 			require.NoError(t, err)
-			x, err := e.Submit(t.Context(), b, c.module+"."+c.workflow, engine.Submission{Inputs: in.GetLiterals()})
-			require.NoError(t, err)
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
-			out, err := x.Wait(ctx)
-			require.NoError(t, err)
+			var out *engine.Outcome
+			named := c.task == ""
+			for again := true; again; again = c.again && !named {
+				x, err := e.Submit(t.Context(), b, c.module+"."+c.workflow, engine.Submission{Inputs: in.GetLiterals()})
+				require.NoError(t, err)
+				out, err = x.Wait(ctx)
+				require.NoError(t, err)
+				mu.Lock()
+				named = named || slices.ContainsFunc(lines, func(l cluster.Line) bool {
+					return l.Pod.Execution == x.ID().GetName() && l.Pod.Task == c.task
+				})
+				mu.Unlock()
+			}
+			assert.True(t, named, "no line of output is of task %s", c.task)
 			if c.phase == core.WorkflowExecution_UNDEFINED {
 				c.phase = core.WorkflowExecution_SUCCEEDED
 			}
@@ -101,13 +125,6 @@ func TestFlytekit(t *testing.T) {
 				want, err := coreutils.MakeLiteralMap(c.wants)
 				require.NoError(t, err)
 				assert.True(t, proto.Equal(want, out.Outputs), "%v", out.Outputs)
-			}
-			if c.task != "" {
-				mu.Lock()
-				defer mu.Unlock()
-				assert.True(t, slices.ContainsFunc(lines, func(l cluster.Line) bool {
-					return l.Pod.Execution == x.ID().GetName() && l.Pod.Task == c.task
-				}))
 			}
 		})
 	}

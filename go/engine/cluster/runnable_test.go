@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -14,11 +15,16 @@ import (
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/k8s"
 )
 
-func TestRunnable(t *testing.T) {
-	// A plugin of an operator, as propeller's own are: what it is of does not matter.
+// operated registers a plugin of an operator, as propeller's own are, once for the process: what it is of does not matter.
+// Engines of other tests must not load it.
+var operated = sync.OnceFunc(func() {
 	pluginmachinery.PluginRegistry().RegisterK8sPlugin(k8s.PluginEntry{
 		ID: "operated", RegisteredTaskTypes: []string{"operated"}, ResourceToWatch: &v1.ConfigMap{}, Plugin: nothing{},
 	})
+})
+
+func TestRunnable(t *testing.T) {
+	operated()
 	some, with := &cluster.Processes{}, &cluster.Processes{Python: cluster.Python{Path: "/x/bin/python", Scripts: "/x/bin"}}
 	const python = `"container": {"image": "i", "args": ["pyflyte-execute", "--inputs", "{{.input}}"]}`
 	for _, c := range []struct {

@@ -96,8 +96,7 @@ func (b *builder) level(parent, prefix string, plan *graph, parentPhase Phase, d
 		switch spec := cmp.Or(n.spec, n.id); {
 		case n.group < latest:
 			earlier = append(earlier, b.node(n, plan, depth))
-		case (n.id == startNode || n.id == endNode || spec == startNode || spec == endNode) && !n.track.phase().Bad():
-			// Flyte's own, and of interest to nobody unless they fail.
+		case n.flytes() && !n.track.phase().Bad():
 		case plan != nil && n.parent == parent && plan.has(spec) && bySpec[spec] == nil:
 			bySpec[spec] = n
 		default:
@@ -123,6 +122,12 @@ func (b *builder) level(parent, prefix string, plan *graph, parentPhase Phase, d
 		nodes = append(nodes, b.node(n, its, depth))
 	}
 	return nodes, edges, earlier
+}
+
+// flytes says that the node is one of Flyte's own, which are of interest to nobody unless they fail.
+func (n *node) flytes() bool {
+	spec := cmp.Or(n.spec, n.id)
+	return n.id == startNode || n.id == endNode || spec == startNode || spec == endNode
 }
 
 func specOf(plan *graph, id string) *core.Node {

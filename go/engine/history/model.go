@@ -253,7 +253,7 @@ func (m *Model) addNode(received time.Time, e *event.NodeExecutionEvent) {
 		}
 	}
 	m.changed(x)
-	if fresh && n.id != startNode && n.id != endNode {
+	if fresh && (!n.flytes() || p.Bad()) {
 		r := &Record{At: at, Received: received, Execution: x.id.GetName(), Node: n.id, Phase: p}
 		if u.err != nil {
 			r.Message = u.err.String()
@@ -279,7 +279,7 @@ func (m *Model) adopt(x, child *execution) bool {
 func (m *Model) addTask(received time.Time, e *event.TaskExecutionEvent) {
 	x := m.execution(e.GetParentNodeExecutionId().GetExecutionId())
 	n := x.node(e.GetParentNodeExecutionId().GetNodeId())
-	at := when(received, e.GetOccurredAt(), e.GetReportedAt())
+	at := within(when(received, e.GetOccurredAt(), e.GetReportedAt()), received)
 	told := when(at, e.GetReportedAt())
 	p := ofTask(e.GetPhase())
 	number := int(e.GetRetryAttempt())

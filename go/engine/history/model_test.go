@@ -254,6 +254,49 @@ func TestDynamicTasksAndParentsThatAreTriedAgain(t *testing.T) {
 	assert.Equal(t, history.Failed, again.Earlier[0].Phase)
 }
 
+func TestFlytesOwnNodesAreNotRecorded(t *testing.T) {
+	m := history.New()
+	r := historytest.NewRun("x", start)
+	spec := func(id string) func(*event.NodeExecutionEvent) {
+		return func(e *event.NodeExecutionEvent) { e.SpecNodeId = id }
+	}
+	r.Node(0, "start-node", core.NodeExecution_SUCCEEDED)
+	r.Node(0, "ffuqhjya", core.NodeExecution_SUCCEEDED, spec("start-node"))
+	r.Node(0, "n0", core.NodeExecution_RUNNING)
+	r.Node(0, "n0-0-end-node", core.NodeExecution_FAILED, spec("end-node"))
+	for _, e := range r.Events {
+		m.Add(e)
+	}
+	var nodes []string
+	for _, rec := range m.Snapshot().Records {
+		nodes = append(nodes, rec.Node)
+	}
+	require.Equal(t, []string{"n0", "n0-0-end-node"}, nodes)
+}
+
+// TestWholeSeconds: Kubernetes tells only the second of a change, which must not put it before what led to it.
+func TestWholeSeconds(t *testing.T) {
+	r := historytest.NewRun("x", start)
+	r.Task(0, "n0", 0, core.TaskExecution_RUNNING, "")
+	r.Task(2*time.Second, "n0", 0, core.TaskExecution_SUCCEEDED, "")
+	for _, tc := range []struct {
+		reason               string
+		began, ended         time.Duration // handed out
+		wantBegan, wantEnded time.Duration
+	}{
+		{"soon", 800 * time.Millisecond, 2500 * time.Millisecond, 800 * time.Millisecond, 2500 * time.Millisecond},
+		{"late", 1100 * time.Millisecond, time.Minute, 999 * time.Millisecond, 2999 * time.Millisecond},
+	} {
+		m := history.New()
+		r.Events[0].At, r.Events[1].At = start.Add(tc.began), start.Add(tc.ended)
+		m.Add(r.Events[0])
+		m.Add(r.Events[1])
+		a := find(t, m.Snapshot(), "n0").Last()
+		require.Equal(t, start.Add(tc.wantBegan), a.Started, tc.reason)
+		require.Equal(t, start.Add(tc.wantEnded), a.Ended, tc.reason)
+	}
+}
+
 func TestOddEvents(t *testing.T) {
 	m := history.New()
 	m.Add(history.Event{})

@@ -246,3 +246,15 @@ func when(otherwise time.Time, stamps ...*timestamppb.Timestamp) time.Time {
 	}
 	return otherwise
 }
+
+// within makes up for Kubernetes, which tells only the second of a change: that may be before what led to it. The change is as
+// late in its second as can be, since what follows it has a time of its own.
+func within(at, received time.Time) time.Time {
+	if last := at.Add(time.Second - time.Millisecond); at.Nanosecond() == 0 && received.After(at) {
+		if received.Before(last) {
+			return received
+		}
+		return last
+	}
+	return at
+}

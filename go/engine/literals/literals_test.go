@@ -2,11 +2,13 @@ package literals_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shamaton/msgpack/v2"
 	"github.com/stretchr/testify/require"
@@ -277,16 +279,35 @@ func TestParse(t *testing.T) {
 		require.NoError(t, err, tc.reason)
 		require.Equal(t, tc.want, got, tc.reason)
 	}
+	endless := ""
+	for c := 'b'; c < 'k'; c++ {
+		endless += fmt.Sprintf("\n%c: &%c [%s]", c, c, strings.Repeat(fmt.Sprintf("*%c, ", c-1), 9))
+	}
 	for _, tc := range []struct{ reason, text, want string }{
-		{"a key twice", "a: 1\nb: 2\na: 3", `mapping key "a" already defined at line 1`},
+		{"a key twice", "a: 1\nb: 2\na: 3", `line 3: "a" is given twice`},
 		{"a key twice in JSON", `{"a": 1, "a": 2}`, `"a" is given twice`},
 		{"no YAML", "a: [", "did not find expected node content"},
+		{"anchors without end", "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]" + endless, "excessive aliasing"},
 		{"two documents", "a: 1\n---\nb: 1", "more than one document"},
-		{"a list as key", "[1]: 2", "invalid map key"},
-		{"a merge of nothing", "<<: 1", "map merge requires map"},
+		{"a list as key", "[1]: 2", "a key is a name"},
+		{"a merge of nothing", "<<: 1", "<< takes a mapping"},
 	} {
 		_, err := literals.Parse([]byte(tc.text))
 		require.ErrorContains(t, err, tc.want, tc.reason)
 		require.NotContains(t, err.Error(), "\n", tc.reason)
 	}
+}
+
+// TestParseManyKeys: yaml.v3's own decoder compares every key with every other.
+func TestParseManyKeys(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&b, "k%d: v\n", i)
+	}
+	began := time.Now()
+	got, err := literals.Parse([]byte(b.String()))
+	require.NoError(t, err)
+	require.Len(t, got, 100_000)
+	require.Less(t, time.Since(began), 10*time.Second)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,12 +35,19 @@ func Parse(text []byte) (any, error) {
 		}
 		return nil, errors.New("there is more than one document in it")
 	}
-	// Anchors could nest without end; yaml.v3's own decoder looks out for that.
-	var checked any
-	if err := doc.Decode(&checked); err != nil {
-		return nil, cleanYAML(err)
+	// Anchors could nest without end; yaml.v3's own decoder looks out for that. It takes a minute for 100,000 keys, so it
+	// reads only what has them.
+	if anchored(&doc) {
+		var checked any
+		if err := doc.Decode(&checked); err != nil {
+			return nil, cleanYAML(err)
+		}
 	}
 	return fromNode(&doc)
+}
+
+func anchored(n *yaml.Node) bool {
+	return n.Anchor != "" || slices.ContainsFunc(n.Content, anchored)
 }
 
 // cleanYAML makes one line of the reader's error.

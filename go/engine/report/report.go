@@ -307,6 +307,9 @@ func (p *page) stats(s *history.Snapshot) {
 		return true
 	})
 	add := func(n int, name, class string, always bool) {
+		if n == 0 {
+			class = "" // neither good nor bad
+		}
 		if n > 0 || always {
 			p.Stats = append(p.Stats, stat{fmt.Sprint(n), name, class})
 		}

@@ -128,6 +128,12 @@ type broken struct{}
 
 func (broken) Write([]byte) (int, error) { return 0, errors.New("the disk is full") }
 
+func TestNothingFailedIsNotRed(t *testing.T) {
+	var page bytes.Buffer
+	require.NoError(t, Write(&page, sample(0), info))
+	require.Contains(t, page.String(), `<li class=""><b>0</b> <span>failed</span></li>`)
+}
+
 func TestAnErrorInWriting(t *testing.T) {
 	require.ErrorContains(t, Write(broken{}, sample(time.Hour), info), "cannot write the report: the disk is full")
 }

@@ -88,7 +88,7 @@ func (l *lines) record(b *strings.Builder, r *history.Record, p place) {
 	case p.x != nil:
 		name = strings.TrimSpace(p.path + " " + p.x.Title())
 	}
-	message := clean(r.Message)
+	message := clean(gist(r.Message))
 	if r.Phase.Bad() && message != "" {
 		if message == l.err {
 			message = ""

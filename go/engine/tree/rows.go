@@ -322,7 +322,7 @@ const maxErrorLines = 4
 
 func errorRows(e *history.Error) []*row {
 	var rows []*row
-	text := e.Message
+	text := gist(e.Message)
 	if e.Code != "" {
 		text = e.Code + ": " + text
 	}
@@ -363,4 +363,15 @@ func bearsChildError(n *history.Node) bool {
 		return c.Error != nil && c.Error.Message != "" && strings.Contains(n.Error.Message, c.Error.Message)
 	}
 	return slices.ContainsFunc(n.Children, same) || n.Launched != nil && slices.ContainsFunc(n.Launched.Nodes, same)
+}
+
+// gist is the message at the end of what flytekit tells of an exception, which begins with the whole traceback: only the
+// beginning would be seen.
+func gist(text string) string {
+	before, _, ok := strings.Cut(text, "Trace:\n")
+	last := strings.LastIndex(text, "\nMessage:\n")
+	if !ok || last < len(before) {
+		return text
+	}
+	return before + strings.TrimSpace(text[last+len("\nMessage:\n"):])
 }

@@ -308,7 +308,7 @@ func TestALiveTree(t *testing.T) {
 	for at := time.Duration(0); at <= historytest.SampleEnd; at += time.Second / 4 {
 		tr.Update(historytest.SampleUntil(start, at).Snapshot())
 	}
-	require.Eventually(t, func() bool { return s.count() > 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.count() > 0 }, time.Minute, time.Millisecond)
 	tr.Print("a word from elsewhere")
 	tr.Update(historytest.SampleUntil(start, time.Hour).Snapshot())
 	require.NoError(t, tr.Close())
@@ -348,4 +348,16 @@ func TestAnErrorInWriting(t *testing.T) {
 	tr := New(broken{}, Options{})
 	tr.Update(historytest.SampleUntil(start, time.Hour).Snapshot())
 	require.ErrorContains(t, tr.Close(), "cannot draw: the pipe is gone")
+}
+
+func TestGist(t *testing.T) {
+	for text, want := range map[string]string{
+		"plain": "plain",
+		"USER:ValueError: Trace:\n\n    Traceback\n      x\n\nMessage:\n\n    ValueError: no": "USER:ValueError: ValueError: no",
+		"[1]: Trace:\n\n    Traceback\n\nMessage:\n\n    ValueError: no\n":                    "[1]: ValueError: no",
+		"Trace:\nwithout a message":    "Trace:\nwithout a message",
+		"\nMessage:\n before Trace:\n": "\nMessage:\n before Trace:\n",
+	} {
+		require.Equal(t, want, gist(text))
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -48,12 +49,10 @@ func TestFaultPollFailuresCountForEver(t *testing.T) {
 	b, w, run := runningTask(t, func(c *config.Config) { c.WebAPI.Caching.MaxSystemFailures = 0 })
 	polls := b.Calls(backendtest.Get)
 	b.Fail(backendtest.Get, -1, status.Error(codes.Unavailable, "rolling restart"))
-	for b.Calls(backendtest.Get) < polls+2 {
+	require.Eventually(t, func() bool {
 		_, err := run.Round(w.ctx)
-		require.NoError(t, err)
-		time.Sleep(20 * time.Millisecond)
-	}
-	require.True(t, containsAny(reasons(run.Events()), "cannot be polled since"), "the outage is shown: %v", reasons(run.Events()))
+		return assert.NoError(t, err) && b.Calls(backendtest.Get) >= polls+2 && containsAny(reasons(run.Events()), "cannot be polled since")
+	}, limit, 20*time.Millisecond, "it is polled again, and the outage is shown")
 	b.Heal(backendtest.Get)
 	b.SetJob("", succeeded(1))
 	out := w.finish(run)

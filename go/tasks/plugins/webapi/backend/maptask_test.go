@@ -225,7 +225,7 @@ func TestItemsOverRestarts(t *testing.T) {
 				eventually(t, "the job is polled again", func() bool { return b.Calls(backendtest.Get) > polls })
 				w.rounds(run, 3)
 				if tc.lost == nil {
-					require.Len(t, run.Events(), events, "a restart alone shows nothing new")
+					require.Equal(t, events, len(run.Events()), "a restart alone shows nothing new") //nolint:testifylint // Len would print them
 					require.Equal(t, tc.phase, run.State().PluginPhase)
 				}
 			}
@@ -282,11 +282,12 @@ func TestItemAnsweredBetweenRounds(t *testing.T) {
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.IgnoreKeys = true
 	b.Script(backendtest.Step{Resource: succeeded(1)})
-	b.Delay(backendtest.Create, 200*time.Millisecond)
+	release := b.Hold(backendtest.Create)
 	w := newMap(t, func(c *config.Config) { c.Sync.InlineWait = duration(10 * time.Millisecond) }, b)
 	run := w.start(item(0, template(myTask)))
 	w.rounds(run, 1)
 	require.False(t, backend.HasJob(w.file(0)), "the round ended before the call did")
+	release()
 	w.onFile(0)
 	w.moveTo(run)
 	require.True(t, w.finish(run).Succeeded)
@@ -455,36 +456,55 @@ func TestWritesOfTasks(t *testing.T) {
 		reason string
 		item   *int
 		sync   bool
-		slow   time.Duration
+		slow   bool
 		writes int
 	}{
-		{"a task outside of a map", nil, false, 0, 0},
-		{"an item", &index, false, 0, 1},
-		{"an item whose create outlasts a round", &index, false, 300 * time.Millisecond, 2},
-		{"a synchronous item", &index, true, 0, 1},
+		{"a task outside of a map", nil, false, false, 0},
+		{"an item", &index, false, false, 1},
+		{"an item whose create outlasts a round", &index, false, true, 2},
+		{"a synchronous item", &index, true, false, 1},
 	} {
 		t.Run(tc.reason, func(t *testing.T) {
 			t.Parallel()
-			b := backendtest.New(backendtest.Plugin{TaskType: myTask, Sync: tc.sync})
-			b.Script(backendtest.Step{Resource: running("")}, backendtest.Step{After: time.Second, Resource: succeeded(1)})
-			b.OnExecute = func(context.Context, *admin.CreateRequestHeader, *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
-				return syncAnswer(core.TaskExecution_SUCCEEDED, outputs(1), nil), nil
+			const most = time.Second // that a round waits for a create
+			var s *spy
+			for deadline := time.Now().Add(limit); ; {
+				b := backendtest.New(backendtest.Plugin{TaskType: myTask, Sync: tc.sync})
+				b.Script(backendtest.Step{Resource: running("")}, backendtest.Step{After: time.Second, Resource: succeeded(1)})
+				b.OnExecute = func(context.Context, *admin.CreateRequestHeader, *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
+					return syncAnswer(core.TaskExecution_SUCCEEDED, outputs(1), nil), nil
+				}
+				require.NoError(t, b.Start())
+				t.Cleanup(b.Kill)
+				release := func() {}
+				if tc.slow {
+					release = b.Hold(backendtest.Create)
+				}
+				w := newMap(t, func(c *config.Config) {
+					if tc.sync {
+						c.Routes[0].Mode = config.ModeSync
+					}
+					c.Sync.InlineWait = duration(most)
+					if tc.slow {
+						c.Sync.InlineWait = duration(10 * time.Millisecond)
+					}
+				}, b)
+				s = w.spyOnStore()
+				run := w.start(taskrunner.Task{Template: template(myTask), Item: tc.item})
+				began := time.Now()
+				out, err := run.Round(w.ctx)
+				took := time.Since(began)
+				require.NoError(t, err)
+				release()
+				if out == nil {
+					out = w.finish(run)
+				}
+				require.True(t, out.Succeeded, "%v", out.Error)
+				if tc.slow || took < most {
+					break
+				}
+				require.True(t, time.Now().Before(deadline), "no create was ever answered within its round")
 			}
-			b.Delay(backendtest.Create, tc.slow)
-			require.NoError(t, b.Start())
-			t.Cleanup(b.Kill)
-			w := newMap(t, func(c *config.Config) {
-				if tc.sync {
-					c.Routes[0].Mode = config.ModeSync
-				}
-				c.Sync.InlineWait = duration(time.Second)
-				if tc.slow > 0 {
-					c.Sync.InlineWait = duration(10 * time.Millisecond)
-				}
-			}, b)
-			s := w.spyOnStore()
-			out := w.finish(w.start(taskrunner.Task{Template: template(myTask), Item: tc.item}))
-			require.True(t, out.Succeeded, "%v", out.Error)
 			written := s.written()
 			require.Equal(t, tc.writes, written[backend.StateFile])
 			delete(written, backend.StateFile)
@@ -493,6 +513,8 @@ func TestWritesOfTasks(t *testing.T) {
 			if tc.item != nil {
 				reads = 1
 			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			require.Equal(t, reads, s.reads[backend.StateFile])
 		})
 	}
@@ -764,6 +786,6 @@ func TestItemsTellWhatChanged(t *testing.T) {
 			return containsAny(reasons(run.Events()), fmt.Sprintf("step %d", i))
 		}, limit, 20*time.Millisecond)
 		w.rounds(run, 20)
-		require.Len(t, run.Events(), before+1)
+		require.Equal(t, before+1, len(run.Events())) //nolint:testifylint // Len would print them
 	}
 }

@@ -3,6 +3,7 @@ package backend_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -191,7 +192,7 @@ func TestSlowCreateHoldsNoWorker(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
-	b.Delay(backendtest.Create, 3*time.Second)
+	release := b.Hold(backendtest.Create)
 	w := newWorld(t, func(c *config.Config) { c.Sync.InlineWait = duration(50 * time.Millisecond) }, b)
 	w.reevaluate = time.Hour
 	w.restart()
@@ -200,6 +201,7 @@ func TestSlowCreateHoldsNoWorker(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, b.Jobs(), "the round ended before the call did")
 	require.Equal(t, pluginscore.PhaseQueued, run.State().PluginPhase)
+	release()
 	require.True(t, w.finish(run).Succeeded)
 	require.Equal(t, 1, b.Calls(backendtest.Create))
 }
@@ -282,7 +284,10 @@ func TestSyncTasks(t *testing.T) {
 			require.NoError(t, b.Start())
 			t.Cleanup(b.Kill)
 			w := newWorld(t, func(c *config.Config) {
-				c.Sync.InlineWait, c.Sync.Timeout = duration(100*time.Millisecond), duration(2*time.Second)
+				c.Sync.InlineWait, c.Sync.Timeout = duration(100*time.Millisecond), duration(limit)
+				if strings.Contains(tc.says, "sync.timeout") {
+					c.Sync.Timeout = duration(2 * time.Second)
+				}
 			}, b)
 			w.reevaluate = time.Hour
 			w.restart()

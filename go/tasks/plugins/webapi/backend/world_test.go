@@ -27,7 +27,7 @@ import (
 )
 
 // limit bounds every wait of these tests.
-const limit = 60 * time.Second
+const limit = 3 * time.Minute
 
 // TestMain turns the plugin on as propeller does, before any plugin is loaded: what is claimed is fixed then.
 func TestMain(m *testing.M) {
@@ -57,11 +57,7 @@ func baseConfig(endpoints []string) *config.Config {
 	cfg.Enabled = true
 	cfg.Deployments = map[string]*config.Deployment{}
 	for i, e := range endpoints {
-		name := "default"
-		if i > 0 {
-			name = "b" + string(rune('0'+i))
-		}
-		cfg.Deployments[name] = &config.Deployment{Endpoint: e, Insecure: true}
+		cfg.Deployments[deploymentName(i)] = &config.Deployment{Endpoint: e, Insecure: true}
 	}
 	cfg.DiscoveryInterval = duration(time.Second)
 	cfg.Create.InitialBackoff = duration(50 * time.Millisecond)
@@ -73,14 +69,23 @@ func baseConfig(endpoints []string) *config.Config {
 	return cfg
 }
 
+func deploymentName(i int) string {
+	if i == 0 {
+		return "default"
+	}
+	return "b" + string(rune('0'+i))
+}
+
 // world is one propeller with backend services.
 type world struct {
-	t      testing.TB
-	ctx    context.Context
-	cfg    *config.Config
-	runner *taskrunner.Runner
-	system *backend.System
-	stop   context.CancelFunc
+	t   testing.TB
+	ctx context.Context
+	cfg *config.Config
+	// backends have the deployments "default", "b1", …
+	backends []*backendtest.Backend
+	runner   *taskrunner.Runner
+	system   *backend.System
+	stop     context.CancelFunc
 	// reevaluate is how often a task is looked at unasked.
 	reevaluate time.Duration
 	// store replaces the runner's own from the next restart on.
@@ -109,7 +114,7 @@ func newWorld(tb testing.TB, change func(*config.Config), backends ...*backendte
 	}
 	ctx, cancel := context.WithTimeout(tb.Context(), limit)
 	tb.Cleanup(cancel)
-	w := &world{t: tb, ctx: ctx, cfg: cfg, reevaluate: 100 * time.Millisecond}
+	w := &world{t: tb, ctx: ctx, cfg: cfg, backends: backends, reevaluate: 100 * time.Millisecond}
 	w.restart()
 	return w
 }
@@ -131,6 +136,19 @@ func (w *world) restart() {
 	if w.store != nil {
 		opts.Store = w.store
 	}
+	w.load(ctx, opts)
+	// Propeller starts without a service that is slow to say what it serves, and on a busy machine all of them are: tasks
+	// would go to built-in plugins.
+	for i, b := range w.backends {
+		require.Eventually(w.t, func() bool {
+			h, there := w.system.Snapshot().Health()[deploymentName(i)]
+			return !there || !h.LastSeen.IsZero() || !b.Running()
+		}, limit, 5*time.Millisecond, "deployment %s says what it serves", deploymentName(i))
+	}
+}
+
+func (w *world) load(ctx context.Context, opts taskrunner.Options) {
+	w.t.Helper()
 	loading.Lock()
 	defer loading.Unlock()
 	backend.Configure(w.cfg)
