@@ -9,6 +9,8 @@ GO         ?= go
 # Results of tests that wait, poll and talk over sockets are not worth remembering: run them each time. They wait more than
 # they compute, so more of them run at once than there are cores.
 TEST_FLAGS ?= -count=1 -parallel=16 -p=4
+# The SDK is a module of its own, which ./... leaves out. It is built as its users build it: without the main module.
+SDK        := cd go/backendplugin && GOWORK=off
 RACE_COUNT ?= 2
 RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
 # Whole workflows under the race detector take minutes, so these run once.
@@ -58,6 +60,7 @@ clean: ## Remove what make has built: bin, .cache and coverage profiles. Go's ow
 test: test-tools ## Run all tests (TEST_FLAGS).
 	@$(FIRST)
 	$(GO) test $(TEST_FLAGS) ./... ./testdata/workflows # ./... leaves out what is below testdata
+	$(SDK) $(GO) test $(TEST_FLAGS) ./...
 
 .PHONY: test-tools
 test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, Chromium. Once; a minute.
@@ -69,9 +72,10 @@ race: test-tools ## Run the tests of concurrent packages under the race detector
 	@$(FIRST)
 	CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=$(RACE_COUNT) -timeout 30m $(RACE_PKGS)
 	CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=1 -timeout 30m $(RACE_ONCE)
+	$(SDK) CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=$(RACE_COUNT) -timeout 30m ./...
 
 .PHONY: cover
-cover: test-tools ## Statement coverage of ./go/... by its own tests; fails below COVER_MIN percent.
+cover: test-tools ## Statement coverage of ./go/..., and of the SDK, by their own tests; fails below COVER_MIN percent.
 	@$(FIRST)
 	GO='$(GO)' tools/cover.sh $(COVER_MIN)
 
@@ -86,12 +90,14 @@ bench: ## Run the benchmarks (BENCH selects them by name, BENCH_FLAGS).
 lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml) and generate-check.
 	$(LINT) config verify
 	$(LINT) run ./... ./testdata/workflows
+	$(SDK) ../../$(LINT) run ./...
 	$(RUFF) check
 	$(RUFF) format --check
 
 .PHONY: format
 format: $(LINT) $(RUFF) ## Format the code and order imports as lint wants them.
 	$(LINT) fmt ./...
+	$(SDK) ../../$(LINT) fmt ./...
 	$(RUFF) check --fix --select I
 	$(RUFF) format
 

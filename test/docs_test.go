@@ -52,13 +52,31 @@ func TestReadmeCommandsExist(t *testing.T) {
 // TestReadmeGoCompiles: the lines that compile the plugin in do so.
 func TestReadmeGoCompiles(t *testing.T) {
 	programs := blocks(read(t, "README.md"), "go")
-	require.Len(t, programs, 1)
+	require.Len(t, programs, 2)
 	dir, err := os.MkdirTemp(".", "readme-") //nolint:usetesting // inside the module, for its go.mod
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(programs[0]), 0o600))
 	out, err := exec.CommandContext(t.Context(), "go", "vet", "./"+dir).CombinedOutput()
 	require.NoError(t, err, "%s", out)
+}
+
+// TestReadmePluginRuns: the README's plugin is the example that the SDK's TestOutsideTheRepository builds and calls.
+func TestReadmePluginRuns(t *testing.T) {
+	programs := blocks(read(t, "README.md"), "go")
+	require.Len(t, programs, 2)
+	require.Equal(t, read(t, "go/backendplugin/examples/square/main.go"), programs[1])
+	require.LessOrEqual(t, strings.Count(programs[1], "\n"), 40)
+}
+
+// TestPluginGuideIsCode: every piece of Go in the guide stands in a file that is compiled and tested.
+func TestPluginGuideIsCode(t *testing.T) {
+	code := read(t, "go/backendplugin/examples/query/query.go") + read(t, "go/backendplugin/example_test.go")
+	pieces := blocks(read(t, "docs/write-a-plugin.md"), "go")
+	require.Greater(t, len(pieces), 4)
+	for _, piece := range pieces {
+		require.Contains(t, code, piece)
+	}
 }
 
 func TestReadmeConfigurationIsValid(t *testing.T) {

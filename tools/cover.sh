@@ -1,19 +1,28 @@
 #!/usr/bin/env bash
 # Measures which statements of ./go/... the tests of ./go/... run, whichever package a test is in. Generated files do not
-# count. Prints the figure of each package and the total; fails when the total is below the percentage given.
+# count. Prints the figure of each package and the total; fails when the total is below the percentage given. Then it does so
+# for go/backendplugin, a module of its own; with --sdk it is in that module already.
 # usage: tools/cover.sh MINIMUM
 set -euo pipefail
-cd "$(dirname "$0")/.."
 minimum=${1:?usage: tools/cover.sh MINIMUM}
+root=$(cd "$(dirname "$0")/.." && pwd)
+if [[ ${2:-} == --sdk ]]; then
+	cd "$root/go/backendplugin"
+	export GOWORK=off
+	code=.
+else
+	cd "$root"
+	code=go
+fi
 go=${GO:-go}
 profile=coverage.out
 
 # The figure that go test prints for a package is what its tests run of the whole tree here, which only confuses.
-"$go" test -count=1 -parallel=16 -covermode=atomic -coverpkg=./go/... -coverprofile="$profile.all" ./go/... |
+"$go" test -count=1 -parallel=16 -covermode=atomic -coverpkg="./$code/..." -coverprofile="$profile.all" "./$code/..." |
 	sed -E -e '/^[[:space:]].*coverage: /d' -e '/^coverage: /d' -e 's/[[:space:]]+coverage: .*$//'
 
 module=$("$go" list -m -f '{{.Path}}')
-{ grep -rlE --include='*.go' '^// Code generated .* DO NOT EDIT\.$' go || true; } | sed "s|^|$module/|" >"$profile.generated"
+{ grep -rlE --include='*.go' '^// Code generated .* DO NOT EDIT\.$' "$code" || true; } | sed "s|^\./||; s|^|$module/|" >"$profile.generated"
 awk 'FILENAME == ARGV[1] { generated[$0] = 1; next } !(substr($1, 1, index($1, ":") - 1) in generated)' \
 	"$profile.generated" "$profile.all" >"$profile"
 rm -f "$profile.all" "$profile.generated"
@@ -41,3 +50,5 @@ awk -v module="$module/" -v minimum="$minimum" '
 		printf "total: %.1f %% of %d statements (at least %s %% wanted)\n", 100 * sum / total, total, minimum
 		if (100 * sum / total < minimum) { print "coverage is too low; see go tool cover -html=coverage.out" > "/dev/stderr"; exit 1 }
 	}' "$profile"
+
+if [[ ${2:-} != --sdk ]]; then exec "$root/tools/cover.sh" "$minimum" --sdk; fi

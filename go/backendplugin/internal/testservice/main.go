@@ -1,0 +1,22 @@
+// Command testservice serves the plugins of tests as a process of its own.
+package main
+
+import (
+	"context"
+	"flag"
+	"log"
+	"time"
+
+	"github.com/flyte-backend/flyte-backend/go/backendplugin"
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/internal/testplugins"
+)
+
+func main() {
+	address := flag.String("listen", "127.0.0.1:0", "address to listen on")
+	flag.Parse()
+	err := backendplugin.Serve(context.Background(), testplugins.All(),
+		backendplugin.WithAddress(*address), backendplugin.WithPlainText(), backendplugin.WithDrain(0, 10*time.Second))
+	if err != nil {
+		log.Fatal(err)
+	}
+}

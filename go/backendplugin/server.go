@@ -1,0 +1,321 @@
+package backendplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	pb "github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
+)
+
+// Defaults of a server.
+const (
+	DefaultAddress        = ":8000"
+	DefaultMaxMessageSize = 16 << 20 // bytes, as propeller's
+	DefaultMaxConcurrent  = 1024
+	DefaultTimeout        = 30 * time.Second
+	DefaultReadinessDelay = 5 * time.Second
+	DefaultDrainTimeout   = 20 * time.Second
+)
+
+type options struct {
+	address        string
+	tls            *certificates
+	clientCA       string
+	plainText      bool
+	maxMessageSize int
+	maxConcurrent  int
+	timeout        time.Duration
+	executeTimeout time.Duration
+	readinessDelay time.Duration
+	drainTimeout   time.Duration
+	probeInterval  time.Duration
+	secrets        Secrets
+	log            *slog.Logger
+	server         []grpc.ServerOption
+}
+
+// Option changes how plugins are served.
+type Option func(*options)
+
+// WithAddress is where [Serve] listens; [DefaultAddress] unless said otherwise.
+func WithAddress(address string) Option { return func(o *options) { o.address = address } }
+
+// WithTLS serves with a certificate and its key, PEM files that are read again when they change.
+func WithTLS(certFile, keyFile string) Option {
+	return func(o *options) { o.tls = &certificates{cert: certFile, key: keyFile} }
+}
+
+// WithClientCA asks for client certificates, and accepts those that a CA of the PEM file signed. It needs WithTLS.
+func WithClientCA(caFile string) Option { return func(o *options) { o.clientCA = caFile } }
+
+// WithPlainText serves without encryption and without knowing who calls: for one machine, or behind a mesh that encrypts.
+func WithPlainText() Option { return func(o *options) { o.plainText = true } }
+
+// WithMaxMessageSize limits a message, received or sent, in bytes; a larger one is RESOURCE_EXHAUSTED. [DefaultMaxMessageSize]
+// is propeller's own default: raise both (maxMessageSizeBytes there).
+func WithMaxMessageSize(bytes int) Option { return func(o *options) { o.maxMessageSize = bytes } }
+
+// WithMaxConcurrent limits how many calls run plugins' code at once; [DefaultMaxConcurrent] unless said otherwise. One more is
+// RESOURCE_EXHAUSTED, and propeller asks again a second later.
+func WithMaxConcurrent(calls int) Option { return func(o *options) { o.maxConcurrent = calls } }
+
+// WithTimeout limits a call of Create, Get, Delete, Logs or Metrics, beside the caller's own deadline; [DefaultTimeout] unless
+// said otherwise, and 0 means no limit. A call that takes longer is DEADLINE_EXCEEDED, whether the plugin returns or not.
+func WithTimeout(d time.Duration) Option { return func(o *options) { o.timeout = d } }
+
+// WithExecuteTimeout limits a call of Execute; without, its caller's deadline is the limit.
+func WithExecuteTimeout(d time.Duration) Option { return func(o *options) { o.executeTimeout = d } }
+
+// WithDrain says how the server ends: it reports that it is not ready and still answers for readinessDelay, so that load
+// balancers see it; then it takes no more calls, and those under way have drainTimeout to end. Both together should be less
+// than the pod's terminationGracePeriodSeconds.
+func WithDrain(readinessDelay, drainTimeout time.Duration) Option {
+	return func(o *options) { o.readinessDelay, o.drainTimeout = readinessDelay, drainTimeout }
+}
+
+// WithProbeInterval is how often a [Prober] is asked, and how long it has to answer; ten seconds unless said otherwise.
+func WithProbeInterval(d time.Duration) Option { return func(o *options) { o.probeInterval = d } }
+
+// WithSecrets changes where secrets are.
+func WithSecrets(s Secrets) Option { return func(o *options) { o.secrets = s } }
+
+// WithLogger is where the server and [Request.Log] write; slog.Default unless said otherwise. Inputs, outputs, job ids and
+// secrets are never logged.
+func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
+
+// WithServerOptions adds options of grpc: interceptors, stats handlers, keepalive. This is the place for metrics and traces,
+// such as grpc.StatsHandler(otelgrpc.NewServerHandler()), which this module does not depend on. They see every call with the
+// code that it ends with.
+func WithServerOptions(opts ...grpc.ServerOption) Option {
+	return func(o *options) { o.server = append(o.server, opts...) }
+}
+
+// Server is a gRPC server of plugins: flyteidl's AsyncAgentService, SyncAgentService and AgentMetadataService, health and
+// reflection.
+type Server struct {
+	opts    options
+	grpc    *grpc.Server
+	health  *health.Server
+	plugins Plugins
+	// ending is done when open streams that nobody would end are to end.
+	ending context.Context
+	end    context.CancelFunc
+}
+
+// NewServer makes a server of plugins. It gives an error for a plugin that cannot be served, for two that could not be told
+// apart, and for a server that would speak plain text without having been asked to.
+func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
+	o := options{
+		address: DefaultAddress, maxMessageSize: DefaultMaxMessageSize, maxConcurrent: DefaultMaxConcurrent, timeout: DefaultTimeout,
+		readinessDelay: DefaultReadinessDelay, drainTimeout: DefaultDrainTimeout, probeInterval: 10 * time.Second, log: slog.Default(),
+	}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if err := checkPlugins(plugins); err != nil {
+		return nil, err
+	}
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	s := &Server{opts: o, health: health.NewServer(), plugins: slices.Clone(plugins)}
+	s.ending, s.end = context.WithCancel(context.Background())
+	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	server := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(o.maxMessageSize), grpc.MaxSendMsgSize(o.maxMessageSize),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.ChainStreamInterceptor(s.endWatches),
+	}
+	if !o.plainText {
+		o.tls.clientCA, o.tls.log = o.clientCA, o.log
+		config, err := o.tls.serverConfig()
+		if err != nil {
+			return nil, fmt.Errorf("backendplugin: %w", err)
+		}
+		server = append(server, grpc.Creds(credentials.NewTLS(config)))
+	}
+	s.grpc = grpc.NewServer(append(server, o.server...)...)
+	svc := &service{
+		plugins: s.plugins, slots: make(chan struct{}, o.maxConcurrent), timeout: o.timeout, executeTimeout: o.executeTimeout,
+		secrets: o.secrets, log: o.log,
+	}
+	pb.RegisterAsyncAgentServiceServer(s.grpc, svc)
+	pb.RegisterSyncAgentServiceServer(s.grpc, svc)
+	pb.RegisterAgentMetadataServiceServer(s.grpc, svc)
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	return s, nil
+}
+
+func checkPlugins(plugins Plugins) error {
+	if len(plugins) == 0 {
+		return errors.New("backendplugin: there is no plugin to serve")
+	}
+	for i, p := range plugins {
+		if p == nil {
+			return errors.New("backendplugin: a plugin is nil")
+		}
+		if err := p.check(); err != nil {
+			return fmt.Errorf("backendplugin: the plugin for task type %q: %w", p.taskType, err)
+		}
+		for _, other := range plugins[:i] {
+			if p.taskType == other.taskType && p.version == other.version && p.overlaps(other) {
+				return fmt.Errorf("backendplugin: two plugins serve task type %q in version %s and the same task type version; give one of them another WithVersion",
+					p.taskType, p.version)
+			}
+		}
+	}
+	return nil
+}
+
+// overlaps says that the two take the same tasks in the same way.
+func (p *Plugin) overlaps(other *Plugin) bool {
+	if (p.create == nil || other.create == nil) && (p.execute == nil || other.execute == nil) {
+		return false
+	}
+	if len(p.taskTypeVersions) == 0 || len(other.taskTypeVersions) == 0 {
+		return len(p.taskTypeVersions) == len(other.taskTypeVersions)
+	}
+	return slices.ContainsFunc(p.taskTypeVersions, func(v int32) bool { return slices.Contains(other.taskTypeVersions, v) })
+}
+
+func (o *options) check() error {
+	switch {
+	case o.plainText && (o.tls != nil || o.clientCA != ""):
+		return errors.New("backendplugin: WithPlainText and TLS exclude each other")
+	case !o.plainText && o.tls == nil:
+		return errors.New("backendplugin: refusing to listen without TLS: give a certificate by WithTLS, or say WithPlainText to serve without encryption")
+	case o.maxMessageSize <= 0 || o.maxMessageSize > math.MaxInt32:
+		return fmt.Errorf("backendplugin: WithMaxMessageSize(%d) is not between 1 byte and 2 GiB", o.maxMessageSize)
+	case o.maxConcurrent <= 0:
+		return fmt.Errorf("backendplugin: WithMaxConcurrent(%d) would answer no call", o.maxConcurrent)
+	case o.timeout < 0 || o.executeTimeout < 0 || o.readinessDelay < 0 || o.drainTimeout < 0:
+		return errors.New("backendplugin: a timeout is negative")
+	case o.probeInterval <= 0:
+		return fmt.Errorf("backendplugin: WithProbeInterval(%s) is not positive", o.probeInterval)
+	case o.log == nil:
+		return errors.New("backendplugin: WithLogger got nil")
+	}
+	return nil
+}
+
+// endWatches ends what watches the server's health when the server ends; a graceful stop would wait for it.
+func (s *Server) endWatches(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if strings.HasPrefix(info.FullMethod, "/flyteidl.") {
+		return handler(srv, stream)
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(s.ending, cancel)()
+	return handler(srv, &streamWithContext{stream, ctx})
+}
+
+type streamWithContext struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *streamWithContext) Context() context.Context { return s.ctx }
+
+// Serve serves plugins until ctx ends or the process gets SIGTERM or an interrupt, then drains ([WithDrain]); another signal
+// ends the process at once. It blocks, and gives nil after all calls ended.
+func Serve(ctx context.Context, plugins Plugins, opts ...Option) error {
+	s, err := NewServer(plugins, opts...)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.opts.address)
+	if err != nil {
+		return fmt.Errorf("backendplugin: %w", err)
+	}
+	return s.Serve(ctx, lis)
+}
+
+// Serve serves on a listener, which it closes, until ctx ends, then drains. It blocks, and is called once.
+func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
+	defer s.end()
+	failed := make(chan error, 1)
+	go func() { failed <- s.grpc.Serve(lis) }()
+	s.opts.log.InfoContext(ctx, "serving", "address", lis.Addr().String(), "plugins", fmt.Sprint(s.plugins), "tls", !s.opts.plainText)
+	s.probe(ctx)
+	ticker := time.NewTicker(s.opts.probeInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			s.probe(ctx)
+		case err := <-failed:
+			return fmt.Errorf("backendplugin: %w", err)
+		case <-ctx.Done():
+			return s.drain()
+		}
+	}
+}
+
+// probe asks the plugins that can tell whether they can work, and reports it as the server's health.
+func (s *Server) probe(ctx context.Context) {
+	now := healthpb.HealthCheckResponse_SERVING
+	for _, p := range s.plugins {
+		if p.probe == nil {
+			continue
+		}
+		within, cancel := context.WithTimeout(ctx, s.opts.probeInterval)
+		err := probeOne(within, p)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			s.opts.log.WarnContext(ctx, "a plugin is not ready", "plugin", p.String(), "error", err)
+		}
+		if err != nil {
+			now = healthpb.HealthCheckResponse_NOT_SERVING
+		}
+	}
+	s.health.SetServingStatus("", now)
+}
+
+func probeOne(ctx context.Context, p *Plugin) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("it panicked: %v", r)
+		}
+	}()
+	return p.probe(ctx)
+}
+
+func (s *Server) drain() error {
+	s.opts.log.Info("draining", "readiness_delay", s.opts.readinessDelay, "timeout", s.opts.drainTimeout)
+	s.health.Shutdown()
+	<-time.After(s.opts.readinessDelay)
+	s.end()
+	drained := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		close(drained)
+	}()
+	select {
+	case <-drained:
+		s.opts.log.Info("drained")
+		return nil
+	case <-time.After(s.opts.drainTimeout):
+		s.grpc.Stop()
+		return fmt.Errorf("backendplugin: calls were cut off that had not ended %s after the server began to drain", s.opts.drainTimeout)
+	}
+}

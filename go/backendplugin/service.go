@@ -1,0 +1,427 @@
+package backendplugin
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
+	pb "github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
+)
+
+// Keys of gRPC request metadata, as docs/contract.md has them.
+const (
+	metadataIdempotencyKey = "flyte-backend-idempotency-key"
+	metadataPluginVersion  = "flyte-backend-plugin-version"
+)
+
+// service is flyteidl's three services on top of plugins.
+type service struct {
+	pb.UnimplementedAsyncAgentServiceServer
+	pb.UnimplementedSyncAgentServiceServer
+	pb.UnimplementedAgentMetadataServiceServer
+
+	plugins        Plugins
+	slots          chan struct{}
+	timeout        time.Duration
+	executeTimeout time.Duration
+	secrets        Secrets
+	log            *slog.Logger
+}
+
+// find gives the plugin for a task: of those of its type that can do what is asked, the version that the caller names, else
+// the highest; one that names the template's version goes before one that takes any.
+func (s *service) find(taskType, version string, taskTypeVersion int32, can func(*Plugin) bool) (*Plugin, error) {
+	var best *Plugin
+	var bestExact, known bool
+	for _, p := range s.plugins {
+		if p.taskType != taskType || version != "" && p.version != version {
+			continue
+		}
+		known = true
+		exact := slices.Contains(p.taskTypeVersions, taskTypeVersion)
+		if !can(p) || !exact && len(p.taskTypeVersions) > 0 {
+			continue
+		}
+		if best == nil || exact && !bestExact || exact == bestExact && natural(p.version, best.version) > 0 {
+			best, bestExact = p, exact
+		}
+	}
+	switch {
+	case best != nil:
+		return best, nil
+	case known:
+		return nil, NewError(codes.NotFound, fmt.Errorf("the plugin for task type %q%s does not take this call for task type version %d",
+			taskType, named(version), taskTypeVersion))
+	default:
+		return nil, NotFound("this service has no plugin for task type %q%s", taskType, named(version))
+	}
+}
+
+func named(version string) string {
+	if version == "" {
+		return ""
+	}
+	return " in version " + version
+}
+
+// natural compares versions with the numbers in them as numbers: v10 comes after v9.
+func natural(a, b string) int {
+	for a != "" && b != "" {
+		x, y := run(a), run(b)
+		a, b = a[len(x):], b[len(y):]
+		if digit(x[0]) && digit(y[0]) {
+			m, n := strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
+			if c := cmp.Or(cmp.Compare(len(m), len(n)), strings.Compare(m, n)); c != 0 {
+				return c
+			}
+			continue
+		}
+		if c := strings.Compare(x, y); c != 0 {
+			return c
+		}
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// run is the digits or the other characters that s begins with.
+func run(s string) string {
+	for i := range len(s) {
+		if digit(s[i]) != digit(s[0]) {
+			return s[:i]
+		}
+	}
+	return s
+}
+
+func digit(c byte) bool { return '0' <= c && c <= '9' }
+
+// open begins a call: it finds the plugin and what every call brings.
+func (s *service) open(ctx context.Context, op, taskType string, taskTypeVersion int32, can func(*Plugin) bool) (*Plugin, *call, error) {
+	c := &call{taskType: taskType, key: first(ctx, metadataIdempotencyKey), pluginVersion: first(ctx, metadataPluginVersion), secrets: s.secrets}
+	p, err := s.find(taskType, c.pluginVersion, taskTypeVersion, can)
+	if err != nil {
+		s.log.InfoContext(ctx, "a call for a plugin that is not here", "call", op, "task_type", taskType, "plugin_version", c.pluginVersion)
+		return nil, nil, err
+	}
+	c.log = s.log.With("task_type", taskType, "plugin_version", p.version)
+	return p, c, nil
+}
+
+func first(ctx context.Context, key string) string {
+	if v := metadata.ValueFromIncomingContext(ctx, key); len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// guarded runs a plugin's code within the server's limits and answers in time, even when the plugin does not: its place
+// among the calls that run at once is then free only when it has really ended. A panic becomes an error of this call.
+func guarded[T any](ctx context.Context, s *service, op string, c *call, limit time.Duration, fn func(context.Context, *call) (T, error)) (T, error) {
+	var none T
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		c.log.WarnContext(ctx, "a call was turned away", "call", op, "limit", cap(s.slots))
+		return none, status.Convert(Overloaded(time.Second, "the service runs %d calls already, which is its limit", cap(s.slots))).Err()
+	}
+	begin := time.Now()
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		var r result
+		defer func() {
+			if p := recover(); p != nil {
+				// What was thrown may hold anything, so it goes to the log and no further.
+				c.log.ErrorContext(ctx, "the plugin panicked", "call", op, "panic", p, "stack", string(debug.Stack()))
+				r = result{err: SystemError("the plugin panicked in %s; its log has the details", op)}
+			}
+			<-s.slots
+			done <- r
+		}()
+		if r.value, r.err = fn(ctx, c); r.err != nil {
+			r.err = spoken(ctx, r.err)
+		}
+	}()
+	var r result
+	select {
+	case r = <-done:
+	case <-ctx.Done():
+		select {
+		case r = <-done: // it may have ended by now
+		default:
+			r.err = fmt.Errorf("%s did not end in time: %w", op, ctx.Err())
+		}
+	}
+	if r.err == nil {
+		c.log.DebugContext(ctx, "call", "call", op, "code", codes.OK.String(), "duration", time.Since(begin))
+		return r.value, nil
+	}
+	e := asError(ctx, r.err)
+	level := slog.LevelWarn
+	if userCodes[e.Code] || e.Code == codes.NotFound || e.Code == codes.Canceled {
+		level = slog.LevelInfo
+	}
+	c.log.Log(ctx, level, "call", "call", op, "code", e.Code.String(), "duration", time.Since(begin), "error", e)
+	return none, e.GRPCStatus().Err()
+}
+
+// spoken is the error with its text fixed: making text of an error is the plugin's own code as well. Protobuf takes no text
+// but UTF-8.
+func spoken(ctx context.Context, err error) error {
+	e := asError(ctx, err)
+	return &Error{Code: e.Code, RetryAfter: e.RetryAfter, Err: errors.New(strings.ToValidUTF8(e.Error(), "\uFFFD"))}
+}
+
+func category(c *admin.TaskCategory, deprecated string) (string, int32) {
+	return cmp.Or(c.GetName(), deprecated), c.GetVersion()
+}
+
+func async(p *Plugin) bool { return p.create != nil }
+
+// CreateTask implements flyteidl's AsyncAgentService.
+func (s *service) CreateTask(ctx context.Context, r *admin.CreateTaskRequest) (*admin.CreateTaskResponse, error) {
+	p, c, err := s.open(ctx, "Create", r.GetTemplate().GetType(), r.GetTemplate().GetTaskTypeVersion(), async)
+	if err != nil {
+		return nil, err
+	}
+	c.template, c.inputs, c.metadata, c.outputPrefix = r.GetTemplate(), r.GetInputs(), r.GetTaskExecutionMetadata(), r.GetOutputPrefix()
+	id, err := guarded(ctx, s, "Create", c, s.timeout, p.create)
+	if err != nil {
+		return nil, err
+	}
+	return &admin.CreateTaskResponse{ResourceMeta: id}, nil
+}
+
+// job begins a call for a job.
+func (s *service) job(ctx context.Context, op string, r interface {
+	GetTaskCategory() *admin.TaskCategory
+	GetTaskType() string
+	GetResourceMeta() []byte
+}, can func(*Plugin) bool) (*Plugin, *call, error) {
+	taskType, version := category(r.GetTaskCategory(), r.GetTaskType())
+	p, c, err := s.open(ctx, op, taskType, version, can)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.id = r.GetResourceMeta()
+	return p, c, nil
+}
+
+// GetTask implements flyteidl's AsyncAgentService.
+func (s *service) GetTask(ctx context.Context, r *admin.GetTaskRequest) (*admin.GetTaskResponse, error) {
+	p, c, err := s.job(ctx, "Get", r, async)
+	if err != nil {
+		return nil, err
+	}
+	c.outputPrefix = r.GetOutputPrefix()
+	resource, err := guarded(ctx, s, "Get", c, s.timeout, p.get)
+	if err != nil {
+		return nil, err
+	}
+	return &admin.GetTaskResponse{Resource: resource}, nil
+}
+
+// DeleteTask implements flyteidl's AsyncAgentService.
+func (s *service) DeleteTask(ctx context.Context, r *admin.DeleteTaskRequest) (*admin.DeleteTaskResponse, error) {
+	p, c, err := s.job(ctx, "Delete", r, async)
+	if err != nil {
+		return nil, err
+	}
+	_, err = guarded(ctx, s, "Delete", c, s.timeout, func(ctx context.Context, c *call) (None, error) {
+		err := p.delete(ctx, c)
+		return None{}, err
+	})
+	if err != nil && status.Code(err) != codes.NotFound {
+		return nil, err
+	}
+	return &admin.DeleteTaskResponse{}, nil
+}
+
+// GetTaskLogs implements flyteidl's AsyncAgentService.
+func (s *service) GetTaskLogs(r *admin.GetTaskLogsRequest, stream pb.AsyncAgentService_GetTaskLogsServer) error {
+	ctx := stream.Context()
+	p, c, err := s.job(ctx, "Logs", r, async)
+	if err != nil {
+		return err
+	}
+	if p.logs == nil {
+		return status.Errorf(codes.Unimplemented, "the plugin for task type %q gives no logs", c.taskType)
+	}
+	page, err := guarded(ctx, s, "Logs", c, s.timeout, func(ctx context.Context, c *call) (*LogPage, error) {
+		page, err := p.logs(ctx, c, LogQuery{Lines: r.GetLines(), Token: r.GetToken()})
+		if err == nil && page == nil {
+			err = SystemError("the plugin gave no page of the log")
+		}
+		return page, err
+	})
+	if err != nil {
+		return err
+	}
+	err = stream.Send(&admin.GetTaskLogsResponse{Part: &admin.GetTaskLogsResponse_Header{Header: &admin.GetTaskLogsResponseHeader{Token: page.Next}}})
+	if err != nil {
+		return err
+	}
+	body := &admin.GetTaskLogsResponseBody{}
+	for _, l := range page.Lines {
+		line := &admin.LogLine{Message: l.Message, Originator: admin.LogLineOriginator_USER}
+		if l.System {
+			line.Originator = admin.LogLineOriginator_SYSTEM
+		}
+		if !l.Time.IsZero() {
+			line.Timestamp = timestamppb.New(l.Time)
+		}
+		body.StructuredLines = append(body.StructuredLines, line)
+		body.Results = append(body.Results, l.Message)
+	}
+	return stream.Send(&admin.GetTaskLogsResponse{Part: &admin.GetTaskLogsResponse_Body{Body: body}})
+}
+
+// GetTaskMetrics implements flyteidl's AsyncAgentService.
+func (s *service) GetTaskMetrics(ctx context.Context, r *admin.GetTaskMetricsRequest) (*admin.GetTaskMetricsResponse, error) {
+	p, c, err := s.job(ctx, "Metrics", r, async)
+	if err != nil {
+		return nil, err
+	}
+	if p.metrics == nil {
+		return nil, status.Errorf(codes.Unimplemented, "the plugin for task type %q gives no metrics", c.taskType)
+	}
+	q := MetricsQuery{Names: r.GetQueries(), Step: r.GetStep().AsDuration()}
+	if r.GetStartTime() != nil {
+		q.Start = r.GetStartTime().AsTime()
+	}
+	if r.GetEndTime() != nil {
+		q.End = r.GetEndTime().AsTime()
+	}
+	return guarded(ctx, s, "Metrics", c, s.timeout, func(ctx context.Context, c *call) (*admin.GetTaskMetricsResponse, error) {
+		list, err := p.metrics(ctx, c, q)
+		if err != nil {
+			return nil, err
+		}
+		out := &admin.GetTaskMetricsResponse{}
+		for _, m := range list {
+			data, err := encodeStruct(m.Data)
+			if err != nil {
+				return nil, SystemError("the plugin's metric %s: %w", m.Name, err)
+			}
+			out.Results = append(out.Results, &core.ExecutionMetricResult{Metric: m.Name, Data: data})
+		}
+		return out, nil
+	})
+}
+
+// ExecuteTaskSync implements flyteidl's SyncAgentService. It reads the header and all inputs until the caller says that it has
+// sent everything, and answers with one header that holds the outputs.
+func (s *service) ExecuteTaskSync(stream pb.SyncAgentService_ExecuteTaskSyncServer) error {
+	ctx := stream.Context()
+	header, inputs, err := readExecute(stream)
+	if err != nil {
+		return err
+	}
+	p, c, err := s.open(ctx, "Execute", header.GetTemplate().GetType(), header.GetTemplate().GetTaskTypeVersion(),
+		func(p *Plugin) bool { return p.execute != nil })
+	if err != nil {
+		return err
+	}
+	c.template, c.inputs, c.metadata = header.GetTemplate(), inputs, header.GetTaskExecutionMetadata()
+	c.outputPrefix, c.maxOutputBytes = header.GetOutputPrefix(), header.GetMaxDatasetSizeBytes()
+	resource, err := guarded(ctx, s, "Execute", c, s.executeTimeout, p.execute)
+	if err != nil {
+		return err
+	}
+	return stream.Send(&admin.ExecuteTaskSyncResponse{Res: &admin.ExecuteTaskSyncResponse_Header{
+		Header: &admin.ExecuteTaskSyncResponseHeader{Resource: resource},
+	}})
+}
+
+func readExecute(stream pb.SyncAgentService_ExecuteTaskSyncServer) (*admin.CreateRequestHeader, *core.LiteralMap, error) {
+	var header *admin.CreateRequestHeader
+	inputs := &core.LiteralMap{Literals: map[string]*core.Literal{}}
+	for {
+		part, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF) && header == nil:
+			return nil, nil, UserError("the call ended before its header came")
+		case errors.Is(err, io.EOF):
+			return header, inputs, nil
+		case err != nil:
+			return nil, nil, err
+		}
+		switch part := part.GetPart().(type) {
+		case *admin.ExecuteTaskSyncRequest_Header:
+			if header != nil {
+				return nil, nil, UserError("the call holds two headers")
+			}
+			header = part.Header
+		case *admin.ExecuteTaskSyncRequest_Inputs:
+			for name, l := range part.Inputs.GetLiterals() {
+				if have, twice := inputs.GetLiterals()[name]; twice && !proto.Equal(have, l) {
+					return nil, nil, UserError("input %q came twice with different values", name)
+				}
+				inputs.Literals[name] = l
+			}
+		}
+	}
+}
+
+// agents lists the plugins in flyteidl's words. Those that can do both are listed in both ways, the asynchronous one last,
+// which the connector plugin that ships with Flyte then takes.
+func (s *service) agents() []*admin.Agent {
+	var out []*admin.Agent
+	for _, sync := range []bool{true, false} {
+		for _, p := range s.plugins {
+			if sync && p.execute == nil || !sync && p.create == nil {
+				continue
+			}
+			a := &admin.Agent{Name: p.name, IsSync: sync, SupportedTaskTypes: []string{p.taskType}}
+			if p.version != defaultVersion || strings.Contains(p.name, "@") {
+				a.Name += "@" + p.version
+			}
+			for _, v := range p.taskTypeVersions {
+				a.SupportedTaskCategories = append(a.SupportedTaskCategories, &admin.TaskCategory{Name: p.taskType, Version: v})
+			}
+			if len(p.taskTypeVersions) == 0 {
+				a.SupportedTaskCategories = []*admin.TaskCategory{{Name: p.taskType}}
+			}
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// ListAgents implements flyteidl's AgentMetadataService.
+func (s *service) ListAgents(context.Context, *admin.ListAgentsRequest) (*admin.ListAgentsResponse, error) {
+	return &admin.ListAgentsResponse{Agents: s.agents()}, nil
+}
+
+// GetAgent implements flyteidl's AgentMetadataService.
+func (s *service) GetAgent(_ context.Context, r *admin.GetAgentRequest) (*admin.GetAgentResponse, error) {
+	for _, a := range s.agents() {
+		if a.GetName() == r.GetName() {
+			return &admin.GetAgentResponse{Agent: a}, nil
+		}
+	}
+	return nil, NotFound("this service has no plugin called %q", r.GetName())
+}
