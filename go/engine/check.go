@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
 	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
 	"github.com/flyte-backend/flyte-backend/go/registry"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
@@ -31,8 +30,8 @@ func (e *RefusedError) Error() string {
 
 // check refuses a workflow, and those that it launches, that would fail or hang for want of something that this engine or
 // its configuration does not have. What a dynamic task will ask for cannot be known before.
-func (e *Engine) check(ctx context.Context, closure *core.CompiledWorkflowClosure, b *bundle.Bundle) error {
-	c := checker{e: e, b: b, core: map[string]bool{}, seen: map[string]bool{}}
+func (e *Engine) check(ctx context.Context, closure *core.CompiledWorkflowClosure) error {
+	c := checker{e: e, core: map[string]bool{}, seen: map[string]bool{}}
 	if err := c.plugins(ctx); err != nil {
 		return err
 	}
@@ -47,7 +46,6 @@ func (e *Engine) check(ctx context.Context, closure *core.CompiledWorkflowClosur
 
 type checker struct {
 	e *Engine
-	b *bundle.Bundle
 	// core has the task types of enabled built-in plugins that make no Kubernetes objects.
 	core map[string]bool
 	// learns is set if the connector or agent plugin has a service, which may serve any type.

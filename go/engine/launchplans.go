@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 
 	"google.golang.org/protobuf/proto"
 
@@ -123,7 +122,7 @@ func (p launchPlans) Launch(_ context.Context, lc launchplan.LaunchContext, id *
 	// flyteadmin starts it in the parent's project and domain.
 	plan.Id.Project, plan.Id.Domain = id.GetProject(), id.GetDomain()
 	_, created, err := p.e.start(plan, closure, resolved, Submission{
-		Name: id.GetName(), Labels: maps.Clone(lc.Labels), Annotations: maps.Clone(lc.Annotations), Env: lc.EnvironmentVariables,
+		Name: id.GetName(), Labels: lc.Labels, Annotations: lc.Annotations, Env: lc.EnvironmentVariables,
 		MaxParallelism: lc.MaxParallelism, OverwriteCache: lc.OverwriteCache, Interruptible: lc.Interruptible,
 	}, &child{parent: parent, security: &lc.SecurityContext, raw: lc.RawOutputDataConfig})
 	switch {

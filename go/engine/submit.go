@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"maps"
 	"regexp"
 	"time"
 
@@ -68,7 +69,7 @@ func (e *Engine) Submit(ctx context.Context, b *bundle.Bundle, workflow string, 
 	if err := e.plans.register(b); err != nil {
 		return nil, err
 	}
-	if err := e.check(ctx, l.Closure, b); err != nil {
+	if err := e.check(ctx, l.Closure); err != nil {
 		return nil, err
 	}
 	x, created, err := e.start(l.Plan, l.Closure, inputs, s, nil)
@@ -110,13 +111,8 @@ func (e *Engine) start(plan *admin.LaunchPlan, closure *core.CompiledWorkflowClo
 	wf.ExecutionID = v1alpha1.ExecutionID{WorkflowExecutionIdentifier: id}
 	wf.UID, wf.CreationTimestamp, wf.AcceptedAt = uuid.NewUUID(), now, &now
 	wf.WorkflowMeta = &v1alpha1.WorkflowMeta{EventVersion: v1alpha1.EventVersion2}
-	for k, v := range s.Labels {
-		wf.Labels[k] = v
-	}
-	wf.Annotations = map[string]string{}
-	for k, v := range s.Annotations {
-		wf.Annotations[k] = v
-	}
+	maps.Copy(wf.Labels, s.Labels)
+	wf.Annotations = maps.Clone(s.Annotations)
 	raw, security := &admin.RawOutputDataConfig{}, &core.SecurityContext{RunAs: &core.Identity{K8SServiceAccount: "default"}}
 	rec := executionRecord{Workflow: idKey(closure.GetPrimary().GetTemplate().GetId())}
 	if c != nil {

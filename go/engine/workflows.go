@@ -44,11 +44,10 @@ type head struct {
 	version        int
 	deleted        *metav1.Time
 	failedAttempts uint32
-	terminated     bool
 }
 
 func headOf(wf *v1alpha1.FlyteWorkflow, version int) head {
-	return head{version: version, deleted: wf.DeletionTimestamp, failedAttempts: wf.Status.FailedAttempts, terminated: wf.Status.IsTerminated()}
+	return head{version: version, deleted: wf.DeletionTimestamp, failedAttempts: wf.Status.FailedAttempts}
 }
 
 // spec is the part of a workflow that never changes. All reads share it: propeller changes deep copies only. Inputs can be
