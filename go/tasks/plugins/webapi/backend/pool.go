@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/flyte-backend/flyte-backend/go/client"
-	"github.com/flyte-backend/flyte-backend/go/client/grpcclient"
+	"github.com/flyte-backend/flyte-backend/go/client/dial"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 )
 
@@ -65,7 +65,7 @@ func (p *pool) apply(cfg *config.Config) (changed []string) {
 
 func (p *pool) dial(name string, d *config.Deployment) *deployment {
 	out := &deployment{name: name, cfg: d, pool: p}
-	conn, err := grpcclient.Dial(name, d)
+	conn, err := dial.Dial(name, d)
 	if err != nil {
 		out.dialErr = err
 		return out
