@@ -87,7 +87,9 @@ bench: ## Run the benchmarks (BENCH selects them by name, BENCH_FLAGS).
 	$(GO) test -run '^$$' -bench '$(BENCH)' $(BENCH_FLAGS) $$packages
 
 .PHONY: lint
-lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml) and generate-check.
+lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml), buf (buf.yaml) and generate-check.
+	tools/proto.sh lint
+	tools/proto.sh breaking
 	$(LINT) config verify
 	$(LINT) run ./... ./testdata/workflows
 	$(SDK) ../../$(LINT) run ./...
@@ -104,8 +106,9 @@ format: $(LINT) $(RUFF) ## Format the code and order imports as lint wants them.
 ##@ Generate
 
 .PHONY: generate
-generate: ## Write generated files anew (docs/configuration.md).
+generate: ## Write generated files anew (docs/configuration.md, the code of proto/).
 	$(GO) generate ./...
+	$(SDK) $(GO) generate ./...
 
 .PHONY: generate-check
 generate-check: ## Check that generated files are current, on a copy: uncommitted changes are neither needed nor touched.

@@ -41,3 +41,5 @@
 // package's types, and gives the same literal back, except that a Dict[str, T] becomes a dict. Inside a dataclass or dict, times are RFC 3339 text and durations seconds,
 // as flytekit writes them.
 package backendplugin
+
+//go:generate ../../tools/proto.sh generate
