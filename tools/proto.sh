@@ -35,8 +35,8 @@ chmod -R u+w .cache/proto
 case ${1:-} in
 generate) buf generate --path proto/flytebackend ;;
 lint) buf lint --path proto/flytebackend && buf format --diff --exit-code --path proto/flytebackend ;;
-breaking) buf breaking --against proto/released.binpb --limit-to-input-files --exclude-imports ;;
-release) buf build --path proto/flytebackend --as-file-descriptor-set --exclude-source-info --output proto/released.binpb ;;
+breaking) buf breaking proto --against proto/released.binpb ;;
+release) buf build proto --as-file-descriptor-set --exclude-source-info --output proto/released.binpb ;;
 *)
 	echo "usage: tools/proto.sh generate|lint|breaking|release" >&2
 	exit 2
