@@ -13,6 +13,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
@@ -20,6 +23,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
 	"github.com/flyte-backend/flyte-backend/go/backendplugin/rest"
 	pb "github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
 )
@@ -51,6 +55,10 @@ type options struct {
 	server         []grpc.ServerOption
 	restAddress    string
 	restListener   net.Listener
+	maxWatches     int
+	registry       *prometheus.Registry
+	tracers        trace.TracerProvider
+	propagator     propagation.TextMapPropagator
 }
 
 // Option changes how plugins are served.
@@ -102,9 +110,8 @@ func WithSecrets(s Secrets) Option { return func(o *options) { o.secrets = s } }
 // secrets are never logged.
 func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
 
-// WithServerOptions adds options of grpc: interceptors, stats handlers, keepalive. This is the place for metrics and traces,
-// such as grpc.StatsHandler(otelgrpc.NewServerHandler()), which this module does not depend on. They see every call with the
-// code that it ends with.
+// WithServerOptions adds options of grpc: interceptors, stats handlers, keepalive. They see every call over gRPC with the code
+// that it ends with; a span that one of them begins is the parent of the plugin's.
 func WithServerOptions(opts ...grpc.ServerOption) Option {
 	return func(o *options) { o.server = append(o.server, opts...) }
 }
@@ -117,6 +124,7 @@ type Server struct {
 	http    *httpServer // nil when REST is not asked for
 	health  *health.Server
 	plugins Plugins
+	metrics *metrics
 	// ending is done when open streams that nobody would end are to end.
 	ending context.Context
 	end    context.CancelFunc
@@ -128,6 +136,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	o := options{
 		address: DefaultAddress, maxMessageSize: DefaultMaxMessageSize, maxConcurrent: DefaultMaxConcurrent, timeout: DefaultTimeout,
 		readinessDelay: DefaultReadinessDelay, drainTimeout: DefaultDrainTimeout, probeInterval: 10 * time.Second, log: slog.Default(),
+		maxWatches: DefaultMaxWatches, propagator: propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
 	}
 	for _, opt := range opts {
 		opt(&o)
@@ -138,7 +147,14 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{opts: o, health: health.NewServer(), plugins: slices.Clone(plugins)}
+	if o.registry == nil {
+		o.registry = newRegistry()
+	}
+	m, err := newMetrics(o.registry)
+	if err != nil {
+		return nil, fmt.Errorf("backendplugin: %w", err)
+	}
+	s := &Server{opts: o, health: health.NewServer(), plugins: slices.Clone(plugins), metrics: m}
 	s.ending, s.end = context.WithCancel(context.Background())
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	server := []grpc.ServerOption{
@@ -157,18 +173,19 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	s.grpc = grpc.NewServer(append(server, o.server...)...)
 	svc := &service{
 		plugins: s.plugins, slots: make(chan struct{}, o.maxConcurrent), timeout: o.timeout, executeTimeout: o.executeTimeout,
-		secrets: o.secrets, log: o.log,
+		secrets: o.secrets, log: o.log, metrics: s.metrics, tracing: &tracing{o.tracers, o.propagator}, maxWatches: o.maxWatches,
 	}
 	pb.RegisterAsyncAgentServiceServer(s.grpc, svc)
 	pb.RegisterSyncAgentServiceServer(s.grpc, svc)
 	pb.RegisterAgentMetadataServiceServer(s.grpc, svc)
+	flytebackendv1.RegisterBackendServiceServer(s.grpc, svc)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	if o.restAddress == "" && o.restListener == nil {
 		return s, nil
 	}
-	var err error
-	s.http, err = newHTTPServer(&o, s.plugins, rest.Services{Async: svc, Sync: svc, Metadata: svc, Capabilities: s.plugins.capabilities}, nil)
+	services := rest.Services{Async: svc, Sync: svc, Metadata: svc, Batch: svc, Capabilities: s.plugins.capabilities}
+	s.http, err = newHTTPServer(&o, s.plugins, services, m.handler())
 	if err != nil {
 		return nil, fmt.Errorf("backendplugin: %w", err)
 	}
@@ -223,6 +240,10 @@ func (o *options) check() error {
 		return fmt.Errorf("backendplugin: WithProbeInterval(%s) is not positive", o.probeInterval)
 	case o.log == nil:
 		return errors.New("backendplugin: WithLogger got nil")
+	case o.propagator == nil:
+		return errors.New("backendplugin: WithPropagator got nil")
+	case o.maxWatches <= 0:
+		return fmt.Errorf("backendplugin: WithMaxWatches(%d) would follow no job", o.maxWatches)
 	}
 	return nil
 }
@@ -323,10 +344,12 @@ func (s *Server) probe(ctx context.Context) {
 		}
 	}
 	s.health.SetServingStatus("", now)
+	isReady := now == healthpb.HealthCheckResponse_SERVING
+	s.metrics.setReady(isReady)
 	if s.http == nil {
 		return
 	}
-	if now == healthpb.HealthCheckResponse_SERVING {
+	if isReady {
 		s.http.ready.Store(&ready)
 	} else {
 		s.http.ready.Store(&notReady)
@@ -345,6 +368,7 @@ func probeOne(ctx context.Context, p *Plugin) (err error) {
 func (s *Server) drain() error {
 	s.opts.log.Info("draining", "readiness_delay", s.opts.readinessDelay, "timeout", s.opts.drainTimeout)
 	s.health.Shutdown()
+	s.metrics.setReady(false)
 	if s.http != nil {
 		s.http.ready.Store(&draining)
 	}

@@ -107,7 +107,7 @@ var root = map[string]route{http.MethodGet: (*handler).list}
 var pluginVersion = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
 // idempotencyKey is what a key can be.
-var idempotencyKey = regexp.MustCompile(`^[!-~]{1,64}$`)
+var idempotencyKey = regexp.MustCompile(`^[[:graph:]]{1,64}$`)
 
 // ServeHTTP answers one call.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -279,4 +279,6 @@ func statusOf(ctx context.Context, err error) *status.Status {
 	return status.New(codes.Unknown, err.Error())
 }
 
-func internal(format string, args ...any) error { return status.Errorf(codes.Internal, format, args...) }
+func internal(format string, args ...any) error {
+	return status.Errorf(codes.Internal, format, args...)
+}
