@@ -43,3 +43,4 @@
 package backendplugin
 
 //go:generate ../../tools/proto.sh generate
+//go:generate go run ./internal/genapi ../../api/openapi.yaml rest/openapi.json
