@@ -13,6 +13,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/cmd/internal/example"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/jobs"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/migrate"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/version"
 	"github.com/flyteorg/flyte/flytestdlib/logger"
 )
@@ -41,6 +42,7 @@ func newRoot() *cobra.Command {
 		jobs.NewRun(),
 		jobs.NewGet(),
 		jobs.NewDelete(),
+		migrate.New(),
 		version.New(),
 		inEngine("local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
 		inEngine("demo", "Run a real workflow on propeller's engine against a service that is killed and restarted"),
