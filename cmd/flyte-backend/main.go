@@ -44,8 +44,9 @@ func newRoot() *cobra.Command {
 		jobs.NewDelete(),
 		migrate.New(),
 		version.New(),
-		inEngine("local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
-		inEngine("demo", "Run a real workflow on propeller's engine against a service that is killed and restarted"),
+		in(propellerName, "explain", "Say what would handle each task type and why, from propeller's configuration and the live services"),
+		in(engineName, "local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
+		in(engineName, "demo", "Run a real workflow on propeller's engine against a service that is killed and restarted"),
 	)
 	return root
 }
