@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/flyte-backend/flyte-backend/go/client"
+	"github.com/flyte-backend/flyte-backend/go/client/internal/diagnose"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -226,7 +227,7 @@ func (c *Conn) wrap(ctx context.Context, op string, err error, answered bool) er
 	st := status.Convert(err)
 	e := &client.Error{
 		Op: op, Deployment: c.name, Endpoint: c.d.Endpoint,
-		Code: st.Code(), Class: client.ClassOf(st.Code()), Message: bounded(st.Message()),
+		Code: st.Code(), Class: client.ClassOf(st.Code()), Message: diagnose.Bounded(st.Message()),
 		FromService: answered, RetryAfter: retryAfter(st),
 	}
 	switch local := st.Message(); {
