@@ -151,7 +151,9 @@ func (c *Conn) Create(ctx context.Context, req *client.CreateRequest) (client.Jo
 }
 
 // Get polls a job, together with others that are polled at about the same time if the service serves that.
-func (c *Conn) Get(ctx context.Context, ref client.JobRef) (*client.Job, error) { return c.polls.Get(ctx, ref) }
+func (c *Conn) Get(ctx context.Context, ref client.JobRef) (*client.Job, error) {
+	return c.polls.Get(ctx, ref)
+}
 
 // single is a Conn whose polls are calls of their own. It implements batch.Transport.
 type single struct{ *Conn }
@@ -323,7 +325,7 @@ func (c *Conn) roundTrip(ctx context.Context, r request) ([]byte, error) {
 	if r.key != "" {
 		req.Header.Set("Idempotency-Key", r.key)
 	}
-	res, err := c.http.Do(req) //nolint:bodyclose // it is closed below; the linter loses sight of it
+	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.networkError(ctx, r.op, err, connected.Load())
 	}
