@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -25,7 +26,7 @@ import (
 var diagnoses = slices.Concat(
 	[]diagnose.Case{
 		diagnose.NoName,
-		{Says: []string{"first record does not look like a TLS handshake", "server gave HTTP response to HTTPS client"}, Speaks: diagnose.TLS,
+		{Says: []string{"first record does not look like a TLS handshake"}, Speaks: diagnose.TLS,
 			Advice: "the endpoint speaks plain text: write http:// and insecure: true, or give the service a certificate"},
 		{Says: []string{`malformed HTTP response "\x15\x03`}, Speaks: diagnose.PlainText,
 			Advice: "the endpoint speaks TLS: write https:// and insecure: false"},
@@ -37,18 +38,15 @@ var diagnoses = slices.Concat(
 )
 
 const (
-	adviceGRPC  = "the endpoint is a gRPC service: set protocol: grpc"
-	adviceTLS   = "the endpoint speaks TLS: write https:// and insecure: false"
-	adviceProxy = "a proxy or load balancer on the way has answered: it does not reach the service, or the service is starting"
-	adviceOther = "what answered is no backend plugin service, or something on the way to it refused the call"
+	adviceGRPC   = "the endpoint is a gRPC service: set protocol: grpc"
+	adviceTLS    = "the endpoint speaks TLS: write https:// and insecure: false"
+	adviceClosed = "the connection was closed without an answer: if that goes on and the endpoint speaks TLS, write https:// and insecure: false"
+	adviceProxy  = "a proxy or load balancer on the way has answered: it does not reach the service, or the service is starting"
+	adviceOther  = "what answered is no backend plugin service, or something on the way to it refused the call"
 )
 
 // networkError is the error of a call that the service did not answer.
 func (c *Conn) networkError(ctx context.Context, op string, err error, connected bool) *client.Error {
-	// A *url.Error repeats the URL, and with it the job's id.
-	if u := (*url.Error)(nil); errors.As(err, &u) {
-		err = u.Err
-	}
 	e := &client.Error{Op: op, Deployment: c.name, Endpoint: c.d.Endpoint, Code: codes.Unavailable, Message: diagnose.Bounded(err.Error())}
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, context.DeadlineExceeded):
@@ -61,6 +59,9 @@ func (c *Conn) networkError(ctx context.Context, op string, err error, connected
 		return e
 	}
 	e.Advice, _ = diagnose.Advise(diagnoses, c.d.Insecure, err.Error())
+	if e.Advice == "" && c.d.Insecure && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+		e.Advice = adviceClosed // a service that is killed does the same, once
+	}
 	if e.Advice == "" && !connected && (e.Code == codes.DeadlineExceeded || isTimeout(err)) {
 		e.Advice = diagnose.Swallowed
 	}

@@ -46,10 +46,11 @@ var errClosed = errors.New("the connection was closed")
 
 // Conn is the connections to a deployment. It implements client.Client.
 type Conn struct {
-	name  string
-	d     *config.Deployment
-	base  string
-	http  *http.Client
+	name string
+	d    *config.Deployment
+	base string
+	// http is no http.Client, which would go after redirects and put URLs, with job ids in them, into errors.
+	http  *http.Transport
 	polls *batch.Poller
 	// closed ends with the first Close.
 	closed context.Context //nolint:containedctx // it is no call's
@@ -83,11 +84,8 @@ func Dial(name string, d *config.Deployment) (*Conn, error) {
 		return nil, fmt.Errorf("plugins.backend.deployments.%s.endpoint: a URL such as https://host:port is due", name)
 	}
 	c := &Conn{
-		name: name, d: d, base: strings.TrimRight(d.Endpoint, "/") + root,
-		http: &http.Client{
-			Transport:     transport,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		// A path that is not escaped would undo the escapes of what comes behind it.
+		name: name, d: d, base: u.Scheme + "://" + u.Host + strings.TrimRight(u.EscapedPath(), "/") + root, http: transport,
 	}
 	c.polls = batch.New(single{c}, name, d.Endpoint)
 	c.closed, c.end = context.WithCancel(context.Background())
@@ -325,7 +323,7 @@ func (c *Conn) roundTrip(ctx context.Context, r request) ([]byte, error) {
 	if r.key != "" {
 		req.Header.Set("Idempotency-Key", r.key)
 	}
-	res, err := c.http.Do(req)
+	res, err := c.http.RoundTrip(req)
 	if err != nil {
 		return nil, c.networkError(ctx, r.op, err, connected.Load())
 	}

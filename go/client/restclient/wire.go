@@ -239,7 +239,7 @@ func present(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "
 
 // seconds gives the duration that a number of the contract means.
 func seconds(n float64) time.Duration {
-	if n <= 0 {
+	if math.IsNaN(n) || n <= 0 {
 		return 0
 	}
 	return time.Duration(min(n, math.MaxInt64/float64(2*time.Second)) * float64(time.Second))
