@@ -23,6 +23,9 @@ const (
 	// patience is how long a poll waits for the call before it to end, until it goes out in a call of its own: one slow call
 	// must not stop the rest.
 	patience = 50 * time.Millisecond
+	// linger is how long the callers whose call has ended are waited for to come again with their next job, or else the first
+	// of them would go alone and the others wait for it.
+	linger = time.Millisecond
 	// memory is how long it is remembered that a service does not serve such calls, or that they were too large.
 	memory = time.Minute
 )
@@ -51,7 +54,7 @@ type Poller struct {
 	t                    Transport
 	deployment, endpoint string
 	// As the constants above; tests have others.
-	patience, memory time.Duration
+	patience, linger, memory time.Duration
 
 	mu sync.Mutex
 	// groups are as many as there are plugins.
@@ -68,6 +71,8 @@ type queue struct {
 	calls int
 	// late tells that the first of waiting has a timer.
 	late bool
+	// gather is how many polls are waited for, for as long as linger; 0 means that nothing is.
+	gather int
 	// limit is the most jobs of a call until forget, 0 meaning maxJobs; 1 means that jobs are polled alone.
 	limit  int
 	forget time.Time
@@ -86,7 +91,7 @@ type poll struct {
 
 // New makes a Poller for a deployment, whose name and endpoint stand in errors.
 func New(t Transport, deployment, endpoint string) *Poller {
-	return &Poller{t: t, deployment: deployment, endpoint: endpoint, patience: patience, memory: memory, groups: map[group]*queue{}}
+	return &Poller{t: t, deployment: deployment, endpoint: endpoint, patience: patience, linger: linger, memory: memory, groups: map[group]*queue{}}
 }
 
 // Get polls a job. A poll that comes alone goes out at once; those that come while one is under way go together when it has
@@ -103,15 +108,15 @@ func (p *Poller) Get(ctx context.Context, ref client.JobRef) (*client.Job, error
 		p.mu.Unlock()
 		return p.t.Get(ctx, ref)
 	}
-	if q.calls == 0 {
+	if q.calls == 0 && q.gather == 0 {
 		q.calls++
 		p.mu.Unlock()
-		defer p.ended(q)
+		defer p.ended(q, 1)
 		return p.t.Get(ctx, ref)
 	}
 	own := &poll{ctx: ctx, ref: ref, done: make(chan struct{})}
 	q.waiting = append(q.waiting, own)
-	if len(q.waiting) >= q.most() {
+	if len(q.waiting) >= q.most() || q.gather > 0 && len(q.waiting) >= q.gather {
 		p.send(q)
 	} else if !q.late {
 		q.late = true
@@ -152,12 +157,23 @@ func (q *queue) most() int {
 	return q.limit
 }
 
-// ended makes room for what waits.
-func (p *Poller) ended(q *queue) {
+// ended makes room for what waits, when a call for n jobs has ended.
+func (p *Poller) ended(q *queue, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	q.calls--
-	p.send(q)
+	if n == 1 || len(q.waiting) >= n {
+		p.send(q)
+		return
+	}
+	q.gather = n
+	time.AfterFunc(p.linger, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if q.gather > 0 {
+			p.send(q)
+		}
+	})
 }
 
 // overdue sends what has waited for long enough.
@@ -170,6 +186,7 @@ func (p *Poller) overdue(q *queue) {
 
 // send makes calls of what waits, as far as there may be more of them. mu is held.
 func (p *Poller) send(q *queue) {
+	q.gather = 0
 	if q.most() == 1 {
 		alone(q.waiting)
 		q.waiting = nil
@@ -188,7 +205,7 @@ func (p *Poller) send(q *queue) {
 		if len(polls) > 0 {
 			q.calls++
 			go func() {
-				defer p.ended(q)
+				defer p.ended(q, len(polls))
 				p.call(q, polls)
 			}()
 		}

@@ -205,6 +205,36 @@ func TestPollsGatherWhileOneIsUnderWay(t *testing.T) {
 	b.echoed(again, 1)
 }
 
+// The workers whose polls have ended together come again with their next jobs.
+func TestCallersThatComeAgainAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, time.Hour, time.Hour)
+	b.p.SetLinger(time.Hour)
+	c, out := b.batchOf("a", "b", "c")
+	c.echo()
+	b.echoed(out, 3)
+	require.Eventually(t, b.p.Idle, limit, time.Millisecond)
+	out = b.ask(t.Context(), "d", "e")
+	b.none()
+	last := b.ask(t.Context(), "f")
+	c = b.next()
+	assert.Equal(t, []string{"d", "e", "f"}, c.ids())
+	c.echo()
+	b.echoed(out, 2)
+	b.echoed(last, 1)
+
+	b = newBench(t, time.Hour, time.Hour)
+	b.p.SetLinger(time.Millisecond)
+	c, out = b.batchOf("a", "b", "c")
+	c.echo()
+	b.echoed(out, 3)
+	out = b.ask(t.Context(), "d")
+	c = b.next()
+	assert.Equal(t, []string{"d"}, c.ids(), "but not for long")
+	c.echo()
+	b.echoed(out, 1)
+}
+
 func TestASlowCallStopsNobody(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, time.Millisecond, time.Hour)

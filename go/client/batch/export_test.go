@@ -40,3 +40,6 @@ func (p *Poller) Idle() bool {
 	}
 	return true
 }
+
+// SetLinger replaces the constant. Call it before the first Get.
+func (p *Poller) SetLinger(d time.Duration) { p.linger = d }

@@ -1,6 +1,7 @@
 package restclient
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"io"
@@ -72,6 +73,7 @@ func serve(t testing.TB, h http.Handler, secure *tls.Config, protocols *http.Pro
 			s.mu.Lock()
 			s.calls = append(s.calls, call{r.Method, r.URL.EscapedPath(), r.URL.Query(), r.Header, string(body), r.Proto})
 			s.mu.Unlock()
+			r.Body = io.NopCloser(bytes.NewReader(body))
 			h.ServeHTTP(w, r)
 		}),
 		ConnState: func(_ net.Conn, state http.ConnState) {

@@ -175,6 +175,9 @@ func (p plugin) Get(ctx context.Context, gCtx webapi.GetContext) (webapi.Resourc
 		return resource{}, nil
 	}
 	asked := time.Now()
+	if job, resting := t.resting(asked); resting {
+		return resource{job}, nil
+	}
 	job, err := p.poll(ctx, meta, t)
 	if mx := p.s.mx.Load(); mx != nil {
 		if err != nil {
