@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyte-backend/flyte-backend/go/client/internal/convert"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
@@ -93,6 +94,16 @@ func getRequest(ref client.JobRef) *admin.GetTaskRequest {
 	return &admin.GetTaskRequest{
 		TaskType: ref.Target.TaskType, TaskCategory: category(ref.Target), ResourceMeta: ref.ID, OutputPrefix: ref.OutputPrefix,
 	}
+}
+
+func getTasksRequest(refs []client.JobRef) *flytebackendv1.GetTasksRequest {
+	out := &flytebackendv1.GetTasksRequest{}
+	for _, ref := range refs {
+		out.Tasks = append(out.Tasks, &flytebackendv1.TaskRef{
+			TaskCategory: category(ref.Target), PluginVersion: ref.Target.PluginVersion, ResourceMeta: ref.ID, OutputPrefix: ref.OutputPrefix,
+		})
+	}
+	return out
 }
 
 func deleteRequest(ref client.JobRef) *admin.DeleteTaskRequest {

@@ -63,39 +63,13 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-func TestDialRefusesWrongFiles(t *testing.T) {
+func TestDialRefuses(t *testing.T) {
 	t.Parallel()
-	ca := pki.New(t)
-	a, b := ca.Issue("a", pki.InAnHour(), "a"), ca.Issue("b", pki.InAnHour(), "b")
-	garbage := filepath.Join(t.TempDir(), "garbage.pem")
-	require.NoError(t, os.WriteFile(garbage, []byte("no PEM"), 0o600))
 	missing := filepath.Join(t.TempDir(), "missing.pem")
-	tests := []struct {
-		reason string
-		tls    config.TLS
-		want   []string
-	}{
-		{"a CA file that is not there", config.TLS{CAFile: missing}, []string{"caFile", missing, "no such file"}},
-		{"a CA file that is a directory", config.TLS{CAFile: t.TempDir()}, []string{"caFile", "is a directory"}},
-		{"a CA file without a certificate", config.TLS{CAFile: garbage}, []string{"caFile " + garbage, "no PEM certificate"}},
-		{"a certificate without its key", config.TLS{CertFile: a.CertFile}, []string{"certFile and keyFile go together"}},
-		{"a key without its certificate", config.TLS{KeyFile: a.KeyFile}, []string{"certFile and keyFile go together"}},
-		{"a certificate with another's key", config.TLS{CertFile: a.CertFile, KeyFile: b.KeyFile}, []string{a.CertFile, b.KeyFile, "does not match"}},
-		{"a certificate that is not there", config.TLS{CertFile: missing, KeyFile: a.KeyFile}, []string{missing, "no such file"}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.reason, func(t *testing.T) {
-			c, err := Dial("big", &config.Deployment{Endpoint: "127.0.0.1:1", TLS: tt.tls})
-			assert.Nil(t, c)
-			require.Error(t, err)
-			assert.ErrorContains(t, err, "plugins.backend.deployments.big.tls: ")
-			for _, want := range tt.want {
-				assert.ErrorContains(t, err, want)
-			}
-		})
-	}
-
-	_, err := Dial("big", &config.Deployment{Endpoint: "127.0.0.1:1", TLS: config.TLS{CAFile: missing}, Insecure: true})
+	c, err := Dial("big", &config.Deployment{Endpoint: "127.0.0.1:1", TLS: config.TLS{CAFile: missing}})
+	assert.Nil(t, c)
+	require.ErrorContains(t, err, "plugins.backend.deployments.big.tls: caFile: open "+missing)
+	_, err = Dial("big", &config.Deployment{Endpoint: "127.0.0.1:1", TLS: config.TLS{CAFile: missing}, Insecure: true})
 	require.NoError(t, err, "plain text reads no files")
 	_, err = Dial("big", &config.Deployment{Endpoint: "dns://%zz", Insecure: true})
 	assert.ErrorContains(t, err, `plugins.backend.deployments.big.endpoint "dns://%zz"`)

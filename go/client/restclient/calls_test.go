@@ -447,6 +447,7 @@ func TestServicesWithoutBatches(t *testing.T) {
 		{"a route for other methods", answering(405, "text/plain", "Method Not Allowed")},
 		{"a framework's JSON", answering(404, jsonType, `{"detail": "Not Found"}`)},
 		{"said in so many words", answering(501, jsonType, unimplemented)},
+		{"something on the way that lets no others through", answering(403, "text/html", "<html>")},
 		{"by something on the way", answering(501, "text/html", "<html>")},
 		{"no such plugin, which a single poll tells as well", answering(404, jsonType, notFound)},
 	} {

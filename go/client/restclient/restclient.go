@@ -190,11 +190,14 @@ func (c single) GetMany(ctx context.Context, refs []client.JobRef) ([]batch.Resu
 	}
 	var reply pollReply
 	if err := c.call(ctx, request{op: config.CallGet, method: http.MethodPost, url: c.path(refs[0].Target) + "/poll", body: body}, &reply); err != nil {
-		if e := client.AsError(err); e.Code == codes.NotFound || e.Code == codes.Unimplemented {
-			// There is no such route, or no such plugin: polls of single jobs find out.
+		switch client.AsError(err).Code {
+		case codes.Unimplemented, codes.NotFound, codes.PermissionDenied:
+			// There is no such route, or no such plugin, or something on the way lets only those through that it knows: polls of
+			// single jobs find out.
 			return nil, errors.Join(batch.ErrNotServed, err)
+		default:
+			return nil, err
 		}
-		return nil, err
 	}
 	if reply.Results == nil {
 		return nil, c.broken(config.CallGet, errors.New("it has no results"))
