@@ -24,6 +24,12 @@ func early(first time.Duration) func(*config.Config) {
 // TestShortJobsEndSoon: the end of a short job does not wait for the machinery's interval.
 func TestShortJobsEndSoon(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testShortJobsEndSoon)
+	t.Run(overREST, testShortJobsEndSoon)
+}
+
+func testShortJobsEndSoon(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: running("working")}, backendtest.Step{After: 300 * time.Millisecond, Resource: succeeded(1)})
 	w := newWorld(t, early(100*time.Millisecond), b)
@@ -35,6 +41,12 @@ func TestShortJobsEndSoon(t *testing.T) {
 
 // TestEarlyPollsThatFail: they cost nothing, and a later one finds the end.
 func TestEarlyPollsThatFail(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testEarlyPollsThatFail)
+	t.Run(overREST, testEarlyPollsThatFail)
+}
+
+func testEarlyPollsThatFail(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: running("working")})
@@ -55,6 +67,12 @@ func TestEarlyPollsThatFail(t *testing.T) {
 
 // TestEarlyPollsEnd: with the task, and with propeller.
 func TestEarlyPollsEnd(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testEarlyPollsEnd)
+	t.Run(overREST, testEarlyPollsEnd)
+}
+
+func testEarlyPollsEnd(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: running("working")})

@@ -88,6 +88,12 @@ const (
 // TestNothingSecretIsLogged: not at the most talkative level, and not when calls fail.
 func TestNothingSecretIsLogged(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testNothingSecretIsLogged)
+	t.Run(overREST, testNothingSecretIsLogged)
+}
+
+func testNothingSecretIsLogged(t *testing.T) {
+	t.Parallel()
 	b := backendtest.New(backendtest.Plugin{TaskType: "sqlite"})
 	b.JobPrefix = secretJob
 	require.NoError(t, b.Start())
@@ -133,6 +139,12 @@ func childWithLogs(t *testing.T, text string, env ...string) (out, logs string) 
 
 // TestFileChangesApplyWithoutARestart: an operator corrects an address in the file, and a task that waited goes on.
 func TestFileChangesApplyWithoutARestart(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFileChangesApplyWithoutARestart)
+	t.Run(overREST, testFileChangesApplyWithoutARestart)
+}
+
+func testFileChangesApplyWithoutARestart(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: "sqlite"})
 	b.Script(backendtest.Step{Resource: succeeded(1)})

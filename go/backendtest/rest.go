@@ -1,0 +1,5 @@
+package backendtest
+
+import "net"
+
+func (b *Backend) serveREST(lis net.Listener) (stop func()) { panic("TODO") }
