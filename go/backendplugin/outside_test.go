@@ -31,7 +31,7 @@ func publish(t *testing.T, dir string) string {
 	sum := sha256.New()
 	here := os.DirFS(".")
 	require.NoError(t, fs.WalkDir(here, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") && path != "go.mod" && path != "go.sum" {
+		if err != nil || d.IsDir() {
 			return err
 		}
 		raw, err := fs.ReadFile(here, path)

@@ -331,6 +331,28 @@ func (p *Plugin) check() error {
 	return nil
 }
 
+// capabilities are what the plugin can do beside its mode's own calls, as the REST list has them.
+func (p *Plugin) capabilities() []string {
+	var out []string
+	if p.logs != nil {
+		out = append(out, "logs")
+	}
+	if p.metrics != nil {
+		out = append(out, "metrics")
+	}
+	return out
+}
+
+// capabilities are those of the plugin that a list names.
+func (ps Plugins) capabilities(taskType, version, mode string) []string {
+	for _, p := range ps {
+		if p.taskType == taskType && p.version == version && p.create != nil && mode == "async" {
+			return p.capabilities()
+		}
+	}
+	return nil
+}
+
 func (p *Plugin) String() string { return p.taskType + " " + p.version }
 
 // call is what a call brought, before the plugin's own types.

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/rest"
 	pb "github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
 )
 
@@ -48,6 +49,8 @@ type options struct {
 	secrets        Secrets
 	log            *slog.Logger
 	server         []grpc.ServerOption
+	restAddress    string
+	restListener   net.Listener
 }
 
 // Option changes how plugins are served.
@@ -106,11 +109,12 @@ func WithServerOptions(opts ...grpc.ServerOption) Option {
 	return func(o *options) { o.server = append(o.server, opts...) }
 }
 
-// Server is a gRPC server of plugins: flyteidl's AsyncAgentService, SyncAgentService and AgentMetadataService, health and
-// reflection.
+// Server is a server of plugins: flyteidl's AsyncAgentService, SyncAgentService and AgentMetadataService over gRPC, with health
+// and reflection, and the same over REST if asked to ([WithREST]).
 type Server struct {
 	opts    options
 	grpc    *grpc.Server
+	http    *httpServer // nil when REST is not asked for
 	health  *health.Server
 	plugins Plugins
 	// ending is done when open streams that nobody would end are to end.
@@ -160,6 +164,14 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	pb.RegisterAgentMetadataServiceServer(s.grpc, svc)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
+	if o.restAddress == "" && o.restListener == nil {
+		return s, nil
+	}
+	var err error
+	s.http, err = newHTTPServer(&o, s.plugins, rest.Services{Async: svc, Sync: svc, Metadata: svc, Capabilities: s.plugins.capabilities}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("backendplugin: %w", err)
+	}
 	return s, nil
 }
 
@@ -253,9 +265,23 @@ func Serve(ctx context.Context, plugins Plugins, opts ...Option) error {
 // Serve serves on a listener, which it closes, until ctx ends, then drains. It blocks, and is called once.
 func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	defer s.end()
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
+	about := []any{"address", lis.Addr().String(), "plugins", fmt.Sprint(s.plugins), "tls", !s.opts.plainText}
+	if s.http != nil {
+		restListener, err := s.listenREST(ctx)
+		if err != nil {
+			_ = lis.Close()
+			return fmt.Errorf("backendplugin: %w", err)
+		}
+		about = append(about, "rest", restListener.Addr().String())
+		go func() {
+			if err := s.http.serve(restListener); err != nil {
+				failed <- err
+			}
+		}()
+	}
 	go func() { failed <- s.grpc.Serve(lis) }()
-	s.opts.log.InfoContext(ctx, "serving", "address", lis.Addr().String(), "plugins", fmt.Sprint(s.plugins), "tls", !s.opts.plainText)
+	s.opts.log.InfoContext(ctx, "serving", about...)
 	s.probe(ctx)
 	ticker := time.NewTicker(s.opts.probeInterval)
 	defer ticker.Stop()
@@ -264,11 +290,19 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		case <-ticker.C:
 			s.probe(ctx)
 		case err := <-failed:
+			s.stop(0)
 			return fmt.Errorf("backendplugin: %w", err)
 		case <-ctx.Done():
 			return s.drain()
 		}
 	}
+}
+
+func (s *Server) listenREST(ctx context.Context) (net.Listener, error) {
+	if s.opts.restListener != nil {
+		return s.opts.restListener, nil
+	}
+	return (&net.ListenConfig{}).Listen(ctx, "tcp", s.opts.restAddress)
 }
 
 // probe asks the plugins that can tell whether they can work, and reports it as the server's health.
@@ -289,6 +323,14 @@ func (s *Server) probe(ctx context.Context) {
 		}
 	}
 	s.health.SetServingStatus("", now)
+	if s.http == nil {
+		return
+	}
+	if now == healthpb.HealthCheckResponse_SERVING {
+		s.http.ready.Store(&ready)
+	} else {
+		s.http.ready.Store(&notReady)
+	}
 }
 
 func probeOne(ctx context.Context, p *Plugin) (err error) {
@@ -303,19 +345,38 @@ func probeOne(ctx context.Context, p *Plugin) (err error) {
 func (s *Server) drain() error {
 	s.opts.log.Info("draining", "readiness_delay", s.opts.readinessDelay, "timeout", s.opts.drainTimeout)
 	s.health.Shutdown()
+	if s.http != nil {
+		s.http.ready.Store(&draining)
+	}
 	<-time.After(s.opts.readinessDelay)
 	s.end()
-	drained := make(chan struct{})
-	go func() {
-		s.grpc.GracefulStop()
-		close(drained)
-	}()
-	select {
-	case <-drained:
-		s.opts.log.Info("drained")
-		return nil
-	case <-time.After(s.opts.drainTimeout):
-		s.grpc.Stop()
+	if !s.stop(s.opts.drainTimeout) {
 		return fmt.Errorf("backendplugin: calls were cut off that had not ended %s after the server began to drain", s.opts.drainTimeout)
 	}
+	s.opts.log.Info("drained")
+	return nil
+}
+
+// stop takes no more calls, and says whether those under way have ended within the time. The others are cut off.
+func (s *Server) stop(within time.Duration) bool {
+	drained := make(chan bool, 2)
+	go func() {
+		s.grpc.GracefulStop()
+		drained <- true
+	}()
+	go func() { drained <- s.http == nil || s.http.stop(within) == nil }()
+	expired := time.After(within)
+	ok := true
+	for range 2 {
+		select {
+		case one := <-drained:
+			ok = ok && one
+		case <-expired:
+			ok = false
+			s.grpc.Stop() // which ends its graceful stop as well
+			expired = nil
+			<-drained
+		}
+	}
+	return ok
 }
