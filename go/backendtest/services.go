@@ -100,11 +100,13 @@ type manyServer struct {
 	b *Backend
 }
 
-// GetTasks polls each job as a call of its own would, all at once.
+// GetTasks polls each job as a call of its own would, all at once. What befalls one befalls the others only if it is dropped.
 func (s manyServer) GetTasks(ctx context.Context, req *flytebackendv1.GetTasksRequest) (*flytebackendv1.GetTasksResponse, error) {
-	s.b.mu.Lock()
-	s.b.batches++
-	s.b.mu.Unlock()
+	if len(req.GetTasks()) > 1 { // over REST, a single poll comes here too
+		s.b.mu.Lock()
+		s.b.batches++
+		s.b.mu.Unlock()
+	}
 	out := &flytebackendv1.GetTasksResponse{Results: make([]*flytebackendv1.TaskResult, len(req.GetTasks()))}
 	var wg sync.WaitGroup
 	for i, ref := range req.GetTasks() {

@@ -28,7 +28,7 @@ func taskOf(r *admin.Resource, after time.Duration) *flytebackendv1.TaskResult {
 
 func errorOf(code codes.Code, message string, after time.Duration) *flytebackendv1.TaskResult {
 	return &flytebackendv1.TaskResult{Result: &flytebackendv1.TaskResult_Error{
-		Error: &flytebackendv1.Error{Code: int32(code), Message: message, RetryAfter: durationpb.New(after)}, //nolint:gosec // codes are small
+		Error: &flytebackendv1.Error{Code: int32(code), Message: message, RetryAfter: durationpb.New(after)},
 	}}
 }
 

@@ -43,14 +43,14 @@ func TestRequests(t *testing.T) {
 	del := func(ref client.JobRef) func(context.Context, *Conn) error {
 		return func(ctx context.Context, c *Conn) error { return c.Delete(ctx, ref) }
 	}
-	query := func(id string, more ...string) map[string][]string {
-		q := map[string][]string{"job_id": {id}, "task_type_version": {"3"}}
-		for i := 0; i < len(more); i += 2 {
-			q[more[i]] = []string{more[i+1]}
-		}
+	query := func(id string) map[string][]string {
+		return map[string][]string{"job_id": {id}, "task_type_version": {"3"}}
+	}
+	polled := func(id string) map[string][]string {
+		q := query(id)
+		q["output_prefix"] = []string{"s3://bucket/out/0"}
 		return q
 	}
-	prefix := []string{"output_prefix", "s3://bucket/out/0"}
 	tests := []struct {
 		reason       string
 		call         func(context.Context, *Conn) error
@@ -72,12 +72,12 @@ func TestRequests(t *testing.T) {
 			}},
 		{reason: "execute", answer: running, method: "POST", path: jobPath + "/execute", key: "key-1", body: true,
 			call: func(ctx context.Context, c *Conn) error { _, err := c.Execute(ctx, newRequest()); return err }},
-		{reason: "poll", call: get(ref), answer: running, method: "GET", path: jobPath, query: query("job/7 &ü", prefix...)},
-		{reason: "poll of the longest id for a URL", call: get(longest), answer: running, method: "GET", path: jobPath, query: query(string(longest.ID), prefix...)},
+		{reason: "poll", call: get(ref), answer: running, method: "GET", path: jobPath, query: polled("job/7 &ü")},
+		{reason: "poll of the longest id for a URL", call: get(longest), answer: running, method: "GET", path: jobPath, query: polled(string(longest.ID))},
 		{reason: "poll of a longer one", call: get(long), answer: `{"results": [{"job": ` + running + `}]}`, method: "POST", path: jobPath + "/poll", body: true,
 			says: `{"jobs":[{"job_id":"` + string(long.ID) + `","task_type_version":3,"output_prefix":"s3://bucket/out/0"}]}`},
-		{reason: "poll of an id that is no text", call: get(binary), answer: running, method: "GET", path: jobPath, query: query("base64:__79", prefix...)},
-		{reason: "poll of an id that only looks so", call: get(prefixed), answer: running, method: "GET", path: jobPath, query: query("base64:YmFzZTY0OmVB", prefix...)},
+		{reason: "poll of an id that is no text", call: get(binary), answer: running, method: "GET", path: jobPath, query: polled("base64:__79")},
+		{reason: "poll of an id that only looks so", call: get(prefixed), answer: running, method: "GET", path: jobPath, query: polled("base64:YmFzZTY0OmVB")},
 		{reason: "delete", call: del(ref), answer: `{}`, method: "DELETE", path: jobPath, query: query("job/7 &ü")},
 		{reason: "delete of a long id", call: del(long), answer: `{}`, method: "POST", path: jobPath + "/delete", body: true,
 			says: `{"job_id":"` + string(long.ID) + `","task_type_version":3}`},
@@ -264,7 +264,7 @@ func TestJobs(t *testing.T) {
 			want: client.Job{Phase: core.TaskExecution_INITIALIZING}},
 		{reason: "no outputs are outputs", answer: `{"job_state": "SUCCEEDED", "outputs": {}}`, want: client.Job{Phase: core.TaskExecution_SUCCEEDED, Outputs: literals(nil)}},
 		{reason: "waiting", answer: `{"job_state": "WAITING_FOR_RESOURCES"}`, want: client.Job{Phase: core.TaskExecution_WAITING_FOR_RESOURCES}},
-		{reason: "a failure without details has none", answer: `{"job_state": "FAILED", "error_code": "", "message": "m", "recoverable": false}`,
+		{reason: "a failure without details has none", answer: `{"job_state": "FAILED", "error_code": "", "error_kind": "UNKNOWN", "message": "m", "recoverable": false}`,
 			want: client.Job{Phase: core.TaskExecution_FAILED, Message: "m"}},
 		{reason: "a failure with all of them", answer: `{"job_state": "FAILED", "error_code": "Bad", "error_kind": "USER", "recoverable": true}`,
 			want: client.Job{Phase: core.TaskExecution_FAILED, Failure: &client.Failure{Code: "Bad", Recoverable: true, Origin: core.ExecutionError_USER}}},

@@ -191,6 +191,9 @@ var states = map[string]core.TaskExecution_Phase{
 	"ABORTED":               core.TaskExecution_ABORTED,
 }
 
+// origins are the kinds of errors whose origin is known.
+var origins = map[string]core.ExecutionError_ErrorKind{"USER": core.ExecutionError_USER, "SYSTEM": core.ExecutionError_SYSTEM}
+
 // job checks and converts a job's state.
 func (s *jobStatus) job() (*client.Job, error) {
 	job := &client.Job{Message: s.Message, PollAfter: seconds(s.PollAfterSeconds)}
@@ -220,14 +223,9 @@ func (s *jobStatus) job() (*client.Job, error) {
 			return nil, fmt.Errorf("custom_info: %w", err)
 		}
 	}
-	if s.ErrorCode != "" || s.ErrorKind != "" || s.Recoverable {
-		job.Failure = &client.Failure{Code: s.ErrorCode, Recoverable: s.Recoverable}
-		switch s.ErrorKind {
-		case "USER":
-			job.Failure.Origin = core.ExecutionError_USER
-		case "SYSTEM":
-			job.Failure.Origin = core.ExecutionError_SYSTEM
-		}
+	origin := origins[s.ErrorKind]
+	if s.ErrorCode != "" || origin != core.ExecutionError_UNKNOWN || s.Recoverable {
+		job.Failure = &client.Failure{Code: s.ErrorCode, Recoverable: s.Recoverable, Origin: origin}
 	}
 	return job, nil
 }

@@ -54,17 +54,17 @@ func (s *service) count() int {
 	return len(s.calls)
 }
 
-func listen(t testing.TB) net.Listener {
-	t.Helper()
+func listen(tb testing.TB) net.Listener {
+	tb.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = lis.Close() })
+	require.NoError(tb, err)
+	tb.Cleanup(func() { _ = lis.Close() })
 	return lis
 }
 
 // serve runs a handler until the test ends, and gives its URL. With a TLS configuration it speaks TLS.
-func serve(t testing.TB, h http.Handler, secure *tls.Config, protocols *http.Protocols) (s *service, url string) {
-	t.Helper()
+func serve(tb testing.TB, h http.Handler, secure *tls.Config, protocols *http.Protocols) (s *service, url string) {
+	tb.Helper()
 	s = &service{}
 	server := &http.Server{
 		ReadHeaderTimeout: limit, Protocols: protocols, ErrorLog: log.New(io.Discard, "", 0), TLSConfig: secure,
@@ -84,8 +84,8 @@ func serve(t testing.TB, h http.Handler, secure *tls.Config, protocols *http.Pro
 			}
 		},
 	}
-	t.Cleanup(func() { _ = server.Close() })
-	lis := listen(t)
+	tb.Cleanup(func() { _ = server.Close() })
+	lis := listen(tb)
 	if secure == nil {
 		go func() { _ = server.Serve(lis) }()
 		return s, "http://" + lis.Addr().String()
@@ -107,18 +107,18 @@ func answering(status int, contentType, body string, headers ...string) http.Han
 }
 
 // connect dials deployment "big" until the test ends.
-func connect(t testing.TB, d *config.Deployment) *Conn {
-	t.Helper()
+func connect(tb testing.TB, d *config.Deployment) *Conn {
+	tb.Helper()
 	d.Protocol = config.ProtocolREST
 	c, err := Dial("big", d)
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, c.Close()) })
+	require.NoError(tb, err)
+	tb.Cleanup(func() { assert.NoError(tb, c.Close()) })
 	return c
 }
 
-func connectPlain(t testing.TB, url string) *Conn {
-	t.Helper()
-	return connect(t, &config.Deployment{Endpoint: url, Insecure: true})
+func connectPlain(tb testing.TB, url string) *Conn {
+	tb.Helper()
+	return connect(tb, &config.Deployment{Endpoint: url, Insecure: true})
 }
 
 // to serves one answer for everything and connects to it.
@@ -128,10 +128,10 @@ func to(t *testing.T, status int, body string, headers ...string) (*service, *Co
 	return s, connectPlain(t, url)
 }
 
-func within(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	t.Cleanup(cancel)
+func within(tb testing.TB) context.Context {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), limit)
+	tb.Cleanup(cancel)
 	return ctx
 }
 

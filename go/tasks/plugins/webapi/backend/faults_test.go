@@ -424,14 +424,14 @@ func TestFaultOversizedJobID(t *testing.T) {
 
 func testFaultOversizedJobID(t *testing.T) {
 	t.Parallel()
-	b := backendtest.New(backendtest.Plugin{TaskType: myTask})
+	b := newBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.JobPrefix = strings.Repeat("x", 64<<10)
 	require.NoError(t, b.Start())
 	t.Cleanup(b.Kill)
 	w := newWorld(t, nil, b)
 	out := w.finish(w.start(taskrunner.Task{Template: template(myTask)}))
 	require.Equal(t, "Backend/Internal", out.Error.GetCode())
-	require.Contains(t, out.Error.GetMessage(), "the job id has 65537 bytes, 1 to 65536 are due")
+	require.Regexp(t, "job id (has|of) 65537 bytes[,;] 1 to 65536 are due", out.Error.GetMessage(), "the plugin, or the SDK's own service, says so")
 }
 
 // TestFaultOversizedAnswer: an answer over the limit fails the task with the size and the key to change.
@@ -454,6 +454,60 @@ func testFaultOversizedAnswer(t *testing.T) {
 	require.Equal(t, 1, out.Attempts)
 	require.Contains(t, out.Error.GetMessage(), "65536")
 	require.Contains(t, out.Error.GetMessage(), "plugins.backend.deployments.default.maxMessageSizeBytes")
+}
+
+// TestFaultConnectionsThatBreak: calls that end without an answer cost a task nothing, and make no second job.
+func TestFaultConnectionsThatBreak(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultConnectionsThatBreak)
+	t.Run(overREST, testFaultConnectionsThatBreak)
+}
+
+func testFaultConnectionsThatBreak(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("working")})
+	w := newWorld(t, nil, b)
+	b.Drop(backendtest.Create, 3)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
+	require.NoError(t, err)
+	b.Drop(backendtest.Get, -1)
+	eventually(t, "the outage is shown", func() bool {
+		_, err := run.Round(w.ctx)
+		require.NoError(t, err)
+		return containsAny(reasons(run.Events()), "cannot be polled since")
+	})
+	b.Heal(backendtest.Get)
+	b.SetJob("", succeeded(1))
+	out := w.finish(run)
+	require.True(t, out.Succeeded, "%v", out.Error)
+	require.Equal(t, 1, out.Attempts)
+	require.Len(t, b.Jobs(), 1)
+}
+
+// TestFaultAnswersThatMeanNothing: one to a create fails the attempt as the system's, since nobody knows the job; one to a
+// poll is an outage.
+func TestFaultAnswersThatMeanNothing(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultAnswersThatMeanNothing)
+	t.Run(overREST, testFaultAnswersThatMeanNothing)
+}
+
+func testFaultAnswersThatMeanNothing(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: succeeded(1)})
+	w := newWorld(t, nil, b)
+	b.Garble(backendtest.Create, 1)
+	b.Garble(backendtest.Get, 1)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	out := w.finish(run)
+	require.True(t, out.Succeeded, "%v", out.Error)
+	require.Equal(t, 1, out.SystemFailures)
+	require.Equal(t, "Backend/Internal", firstError(run.Events()).GetCode())
+	require.Len(t, b.Jobs(), 2)
+	require.Equal(t, 2, b.Calls(backendtest.Get))
 }
 
 // TestFaultConcurrentFirstUse: propeller's own metrics race must not cost a task anything.

@@ -523,7 +523,7 @@ func testWritesOfTasks(t *testing.T) {
 			const most = time.Second // that a round waits for a create
 			var s *spy
 			for deadline := time.Now().Add(limit); ; {
-				b := backendtest.New(backendtest.Plugin{TaskType: myTask, Sync: tc.sync})
+				b := newBackend(t, backendtest.Plugin{TaskType: myTask, Sync: tc.sync})
 				b.Script(backendtest.Step{Resource: running("")}, backendtest.Step{After: time.Second, Resource: succeeded(1)})
 				b.OnExecute = func(context.Context, *admin.CreateRequestHeader, *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
 					return syncAnswer(core.TaskExecution_SUCCEEDED, outputs(1), nil), nil
@@ -841,7 +841,7 @@ func TestSyncItems(t *testing.T) {
 func testSyncItems(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
-	first := backendtest.New(backendtest.Plugin{TaskType: myTask, Sync: true})
+	first := newBackend(t, backendtest.Plugin{TaskType: myTask, Sync: true})
 	first.OnExecute = func(ctx context.Context, _ *admin.CreateRequestHeader, _ *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
 		select {
 		case <-release:

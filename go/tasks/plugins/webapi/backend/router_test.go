@@ -345,7 +345,7 @@ func testSyncTasks(t *testing.T) {
 	} {
 		t.Run(tc.reason, func(t *testing.T) {
 			t.Parallel()
-			b := backendtest.New(backendtest.Plugin{TaskType: myTask, Sync: true})
+			b := newBackend(t, backendtest.Plugin{TaskType: myTask, Sync: true})
 			b.OnExecute = tc.answer
 			require.NoError(t, b.Start())
 			t.Cleanup(b.Kill)
@@ -380,7 +380,7 @@ func TestAbortCancelsASyncCall(t *testing.T) {
 func testAbortCancelsASyncCall(t *testing.T) {
 	t.Parallel()
 	started, cancelled := make(chan struct{}), make(chan struct{})
-	b := backendtest.New(backendtest.Plugin{TaskType: myTask, Sync: true})
+	b := newBackend(t, backendtest.Plugin{TaskType: myTask, Sync: true})
 	b.OnExecute = func(ctx context.Context, _ *admin.CreateRequestHeader, _ *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
 		close(started)
 		<-ctx.Done()
@@ -448,13 +448,13 @@ func testReload(t *testing.T) {
 	require.Len(t, first.Jobs(), 1)
 
 	bad := *w.cfg
-	bad.Deployments = map[string]*config.Deployment{"default": {Endpoint: "http://nope", Insecure: true}}
+	bad.Deployments = map[string]*config.Deployment{"default": {Endpoint: "ftp://nope", Protocol: second.Deployment().Protocol, Insecure: true}}
 	w.system.Apply(w.ctx, &bad)
 	run("b")
 	require.Len(t, first.Jobs(), 2, "an invalid reload changes nothing")
 
 	moved := *w.cfg
-	moved.Deployments = map[string]*config.Deployment{"default": {Endpoint: second.Endpoint(), Insecure: true}}
+	moved.Deployments = map[string]*config.Deployment{"default": second.Deployment()}
 	w.system.Apply(w.ctx, &moved)
 	eventually(t, "the new address is asked", func() bool { return second.Calls(backendtest.List) > 0 && len(w.system.Snapshot().TaskTypes()) == 1 })
 	run("c")
@@ -487,13 +487,20 @@ func testWrongEndpoints(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
+	nowhere, plain := b.Deployment(), b.Deployment()
+	nowhere.Endpoint = "127.0.0.1:1"
+	plain.Insecure = false
+	if b.REST {
+		nowhere.Endpoint = "http://" + nowhere.Endpoint
+		plain.Endpoint = strings.Replace(plain.Endpoint, "http://", "https://", 1)
+	}
 	for _, tc := range []struct {
 		reason string
 		d      *config.Deployment
 		says   string
 	}{
-		{"nothing listens there", &config.Deployment{Endpoint: "127.0.0.1:1", Insecure: true}, "nothing listens at this address"},
-		{"TLS spoken to a plain-text service", &config.Deployment{Endpoint: b.Endpoint()}, "set insecure: true"},
+		{"nothing listens there", nowhere, "nothing listens at this address"},
+		{"TLS spoken to a plain-text service", plain, "insecure: true"},
 	} {
 		t.Run(tc.reason, func(t *testing.T) {
 			w := newWorld(t, func(c *config.Config) {
@@ -508,7 +515,7 @@ func testWrongEndpoints(t *testing.T) {
 			}, limit, 20*time.Millisecond, tc.says)
 			require.True(t, containsAny(reasons(run.Events()), tc.d.Endpoint))
 			right := *w.cfg
-			right.Deployments = map[string]*config.Deployment{"default": {Endpoint: b.Endpoint(), Insecure: true}}
+			right.Deployments = map[string]*config.Deployment{"default": b.Deployment()}
 			w.system.Apply(w.ctx, &right)
 			out := w.finish(run)
 			require.True(t, out.Succeeded)
