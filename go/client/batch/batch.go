@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,8 +27,11 @@ const (
 	// linger is how long the callers whose call has ended are waited for to come again with their next job, or else the first
 	// of them would go alone and the others wait for it.
 	linger = time.Millisecond
-	// memory is how long it is remembered that a service does not serve such calls, or that they were too large.
-	memory = time.Minute
+	// minJobs is the least to which calls are cut that are too large or too slow; below it, jobs are polled alone. That many in
+	// each of maxCalls are more than the machinery has workers.
+	minJobs = 16
+	// memory is how long it is remembered that a service does not serve such calls, cutMemory that they had to be cut.
+	memory, cutMemory = time.Minute, 10 * time.Minute
 )
 
 // ErrNotServed is, or is wrapped by, the error of GetMany when the service does not have that call.
@@ -54,7 +58,7 @@ type Poller struct {
 	t                    Transport
 	deployment, endpoint string
 	// As the constants above; tests have others.
-	patience, linger, memory time.Duration
+	patience, linger, memory, cutMemory time.Duration
 
 	mu sync.Mutex
 	// groups are as many as there are plugins.
@@ -73,9 +77,11 @@ type queue struct {
 	late bool
 	// gather is how many polls are waited for, for as long as linger; 0 means that nothing is.
 	gather int
-	// limit is the most jobs of a call until forget, 0 meaning maxJobs; 1 means that jobs are polled alone.
-	limit  int
-	forget time.Time
+	// limit is the most jobs of a call until then; 0 means maxJobs, and 1 that jobs are polled alone.
+	limit int
+	until time.Time
+	// unserved tells that the service does not have such calls.
+	unserved bool
 }
 
 // poll is one caller.
@@ -91,7 +97,10 @@ type poll struct {
 
 // New makes a Poller for a deployment, whose name and endpoint stand in errors.
 func New(t Transport, deployment, endpoint string) *Poller {
-	return &Poller{t: t, deployment: deployment, endpoint: endpoint, patience: patience, linger: linger, memory: memory, groups: map[group]*queue{}}
+	return &Poller{
+		t: t, deployment: deployment, endpoint: endpoint, patience: patience, linger: linger, memory: memory, cutMemory: cutMemory,
+		groups: map[group]*queue{},
+	}
 }
 
 // Get polls a job. A poll that comes alone goes out at once; those that come while one is under way go together when it has
@@ -104,7 +113,7 @@ func (p *Poller) Get(ctx context.Context, ref client.JobRef) (*client.Job, error
 		q = &queue{}
 		p.groups[key] = q
 	}
-	if q.most() == 1 {
+	if p.most(q) == 1 {
 		p.mu.Unlock()
 		return p.t.Get(ctx, ref)
 	}
@@ -116,7 +125,7 @@ func (p *Poller) Get(ctx context.Context, ref client.JobRef) (*client.Job, error
 	}
 	own := &poll{ctx: ctx, ref: ref, done: make(chan struct{})}
 	q.waiting = append(q.waiting, own)
-	if len(q.waiting) >= q.most() || q.gather > 0 && len(q.waiting) >= q.gather {
+	if len(q.waiting) >= p.most(q) || q.gather > 0 && len(q.waiting) >= q.gather {
 		p.send(q)
 	} else if !q.late {
 		q.late = true
@@ -149,9 +158,16 @@ func (p *Poller) gaveUp(ctx context.Context) *client.Error {
 	}
 }
 
-// most gives the most jobs of a call now.
-func (q *queue) most() int {
-	if q.limit == 0 || time.Now().After(q.forget) {
+// most gives the most jobs of a call now. mu is held.
+func (p *Poller) most(q *queue) int {
+	if now := time.Now(); q.limit > 0 && now.After(q.until) {
+		// What was too much once is come near again step by step.
+		q.limit, q.until = max(2*q.limit, minJobs), now.Add(p.cutMemory)
+		if q.unserved || q.limit >= maxJobs {
+			q.limit, q.unserved = 0, false
+		}
+	}
+	if q.limit == 0 {
 		return maxJobs
 	}
 	return q.limit
@@ -187,13 +203,13 @@ func (p *Poller) overdue(q *queue) {
 // send makes calls of what waits, as far as there may be more of them. mu is held.
 func (p *Poller) send(q *queue) {
 	q.gather = 0
-	if q.most() == 1 {
+	if p.most(q) == 1 {
 		alone(q.waiting)
 		q.waiting = nil
 		return
 	}
 	for q.calls < maxCalls && len(q.waiting) > 0 {
-		n := min(len(q.waiting), q.most())
+		n := min(len(q.waiting), p.most(q))
 		polls := make([]*poll, 0, n)
 		for _, one := range q.waiting[:n] {
 			if one.ctx.Err() == nil { // nobody waits for the others
@@ -222,6 +238,10 @@ func (p *Poller) call(q *queue, polls []*poll) {
 	defer cancel()
 	defer leftBy(polls, cancel)()
 	results, err := p.t.GetMany(ctx, refs)
+	if len(polls) > 1 && slices.ContainsFunc(polls, tooLate) {
+		// A service that looks at one job after the other may be quick enough for fewer of them.
+		p.cut(q, len(polls))
+	}
 
 	var failed *client.Error
 	switch {
@@ -229,13 +249,13 @@ func (p *Poller) call(q *queue, polls []*poll) {
 		failed = client.ContractBroken(config.CallGet, p.deployment, p.endpoint,
 			fmt.Sprintf("%d jobs were polled and %d results came", len(refs), len(results)))
 	case errors.Is(err, ErrNotServed):
-		p.limit(q, 1)
+		p.unserved(q)
 		alone(polls)
 		return
 	case err != nil:
 		failed = client.AsError(err)
 		if failed.TooLarge && len(polls) > 1 {
-			p.limit(q, len(polls)/2)
+			p.cut(q, len(polls))
 			p.call(q, polls[:len(polls)/2])
 			p.call(q, polls[len(polls)/2:])
 			return
@@ -255,6 +275,9 @@ func (p *Poller) call(q *queue, polls []*poll) {
 	}
 }
 
+// tooLate says whether the caller's time was up before there was an answer.
+func tooLate(one *poll) bool { return errors.Is(one.ctx.Err(), context.DeadlineExceeded) }
+
 // alone has the callers poll their jobs by themselves.
 func alone(polls []*poll) {
 	for _, one := range polls {
@@ -263,11 +286,24 @@ func alone(polls []*poll) {
 	}
 }
 
-// limit bounds the jobs of a call for a while.
-func (p *Poller) limit(q *queue, n int) {
+// unserved has jobs polled alone for a while.
+func (p *Poller) unserved(q *queue) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	q.limit, q.forget = max(n, 1), time.Now().Add(p.memory)
+	q.limit, q.until, q.unserved = 1, time.Now().Add(p.memory), true
+}
+
+// cut halves the jobs of a call for a while, after one with n.
+func (p *Poller) cut(q *queue, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if q.limit > 0 && q.limit <= n/2 {
+		return // another call found out before
+	}
+	q.limit, q.until = n/2, time.Now().Add(p.cutMemory)
+	if q.limit < minJobs {
+		q.limit = 1
+	}
 }
 
 // leftBy calls cancel when all callers have left, until the function that it gives is called.

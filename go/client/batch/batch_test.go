@@ -525,21 +525,98 @@ func TestTooLarge(t *testing.T) {
 	b.echoed(out, 2)
 }
 
-func TestTooLargeIsRemembered(t *testing.T) {
+// TestCutsAreRemembered: calls that were too large, or too slow for their callers, are made smaller for a while.
+func TestCutsAreRemembered(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, time.Hour, time.Hour)
-	c, out := b.batchOf("a", "b", "c", "d")
-	c.fail(&client.Error{Code: codes.ResourceExhausted, TooLarge: true})
-	for range 2 {
-		b.next().echo()
-	}
-	b.echoed(out, 4)
-	first := b.ask(t.Context(), "first")
-	one := b.next()
-	b.ask(t.Context(), "a", "b")
-	assert.Equal(t, []string{"a", "b"}, b.next().ids(), "two are a whole batch now")
-	one.echo()
-	b.echoed(first, 1)
+	const n = 4 * batch.MinJobs
+	most := func(b bench) int { return b.p.Most("t", "v1") }
+	tooLarge := &client.Error{Code: codes.ResourceExhausted, TooLarge: true}
+
+	t.Run("too large", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t, time.Hour, time.Hour)
+		c, out := b.batchOf(names(n)...)
+		c.fail(tooLarge)
+		for range 2 {
+			b.next().echo()
+		}
+		b.echoed(out, n)
+		require.Equal(t, n/2, most(b))
+		require.Eventually(t, b.p.Idle, limit, time.Millisecond)
+		first := b.ask(t.Context(), "first")
+		one := b.next()
+		out = b.ask(t.Context(), names(n/2)...)
+		c = b.next()
+		assert.Len(t, c.refs, n/2, "they are a whole call now")
+		c.echo()
+		one.echo()
+		b.echoed(out, n/2)
+		b.echoed(first, 1)
+	})
+	t.Run("too slow", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t, time.Hour, time.Hour)
+		first := b.ask(t.Context(), "first")
+		one := b.next()
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		out := b.ask(ctx, names(n)...)
+		one.echo()
+		b.echoed(first, 1)
+		c := b.next()
+		require.Len(t, c.refs, n)
+		for range n {
+			assert.Equal(t, codes.DeadlineExceeded, client.AsError(b.take(out).err).Code)
+		}
+		require.Eventually(t, func() bool { return most(b) == n/2 }, limit, time.Millisecond)
+	})
+	t.Run("callers that leave of themselves tell nothing", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t, time.Hour, time.Hour)
+		first := b.ask(t.Context(), "first")
+		one := b.next()
+		ctx, cancel := context.WithCancel(t.Context())
+		out := b.ask(ctx, names(n)...)
+		one.echo()
+		b.echoed(first, 1)
+		_ = b.next()
+		cancel()
+		for range n {
+			assert.Error(t, b.take(out).err)
+		}
+		require.Eventually(t, b.p.Idle, limit, time.Millisecond)
+		require.Equal(t, batch.MaxJobs, most(b))
+	})
+	t.Run("so few that they go alone", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t, time.Hour, time.Hour)
+		c, out := b.batchOf("a", "b", "c", "d")
+		c.fail(tooLarge)
+		for range 2 {
+			b.next().echo()
+		}
+		b.echoed(out, 4)
+		require.Equal(t, 1, most(b))
+	})
+	t.Run("grows again", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t, time.Hour, 20*time.Millisecond)
+		c, out := b.batchOf("a", "b", "c", "d")
+		c.fail(tooLarge)
+		for range 2 {
+			b.next().echo()
+		}
+		b.echoed(out, 4)
+		seen := []int{}
+		require.Eventually(t, func() bool {
+			if m := most(b); len(seen) == 0 || seen[len(seen)-1] != m {
+				seen = append(seen, m)
+			}
+			return seen[len(seen)-1] == batch.MaxJobs
+		}, limit, time.Millisecond)
+		assert.IsIncreasing(t, seen)
+		assert.Greater(t, len(seen), 3, "step by step")
+	})
 }
 
 // TestManyCallers: whatever comes in between, every caller gets what is its own.

@@ -5,11 +5,14 @@ import "time"
 // The bounds, for tests.
 const (
 	MaxJobs  = maxJobs
+	MinJobs  = minJobs
 	MaxCalls = maxCalls
 )
 
 // SetTimes replaces the constants. Call it before the first Get.
-func (p *Poller) SetTimes(patience, memory time.Duration) { p.patience, p.memory = patience, memory }
+func (p *Poller) SetTimes(patience, memory time.Duration) {
+	p.patience, p.memory, p.cutMemory = patience, memory, memory
+}
 
 // Waiting counts the polls that wait for a call.
 func (p *Poller) Waiting() int {
@@ -26,7 +29,7 @@ func (p *Poller) Waiting() int {
 func (p *Poller) Most(taskType, pluginVersion string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.groups[group{taskType, pluginVersion}].most()
+	return p.most(p.groups[group{taskType, pluginVersion}])
 }
 
 // Idle says whether no call is under way.

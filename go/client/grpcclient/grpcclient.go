@@ -290,7 +290,7 @@ func (c *Conn) wrap(ctx context.Context, op string, err error, answered bool) er
 		FromService: answered, RetryAfter: retryAfter(st),
 	}
 	switch local := st.Message(); {
-	case e.Code == codes.DeadlineExceeded && errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case e.Code == codes.DeadlineExceeded && timeIsUp(ctx):
 		// grpc tells the service our deadline, so its answer that time is up, if it wins the race, is our own.
 		e.FromService = false
 	case receivedTooLarge(local, c.d.MaxMessageSize()):
@@ -308,6 +308,12 @@ func (c *Conn) wrap(ctx context.Context, op string, err error, answered bool) er
 	}
 	advise(e, c.d, st.Message())
 	return e
+}
+
+// timeIsUp says whether the deadline of ctx has passed, even if ctx itself has not noticed yet.
+func timeIsUp(ctx context.Context) bool {
+	deadline, has := ctx.Deadline()
+	return has && !time.Now().Before(deadline)
 }
 
 // answerWatch tells apart who ended a call. A status that the service sent arrives in trailers; one that grpc made up on
