@@ -104,7 +104,7 @@ func jobStatusOf(spec jobSpec, r *admin.Resource, pollAfter time.Duration) (*job
 		phase = legacyStates[r.GetState()]
 	}
 	if _, known := core.TaskExecution_Phase_name[int32(phase)]; !known || phase == core.TaskExecution_UNDEFINED {
-		return nil, status.Errorf(codes.Internal, "the plugin gave a job without a phase")
+		return nil, status.Errorf(codes.DataLoss, "the plugin gave a job whose phase is not set or unknown (%d)", phase)
 	}
 	s := &jobStatus{
 		JobSpec: spec, JobState: phase.String(), Message: r.GetMessage(), PollAfterSeconds: max(pollAfter, 0).Seconds(),
