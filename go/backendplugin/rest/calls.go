@@ -52,7 +52,7 @@ func (h *handler) plugins(a *admin.Agent) []plugin {
 	}
 	categories := a.GetSupportedTaskCategories()
 	if len(categories) == 0 {
-		for _, t := range a.GetSupportedTaskTypes() { //nolint:staticcheck // services of older flytekit versions have nothing else
+		for _, t := range a.GetSupportedTaskTypes() { // services of older flytekit versions have nothing else
 			categories = append(categories, &admin.TaskCategory{Name: t})
 		}
 	}
