@@ -123,9 +123,10 @@ func TestServiceErrors(t *testing.T) {
 // TestPanics: a panic is an answer, tells the caller nothing, and the log everything.
 func TestPanics(t *testing.T) {
 	t.Parallel()
+	var nothing any
 	s := &service{
 		get:    func(context.Context, *admin.GetTaskRequest) (*admin.Resource, error) { panic("secret") },
-		create: func(context.Context, *admin.CreateTaskRequest) ([]byte, error) { panic(nil) },
+		create: func(context.Context, *admin.CreateTaskRequest) ([]byte, error) { panic(nothing) },
 	}
 	w := serve(t, rest.Services{Async: s}, rest.Options{})
 	for _, a := range []answer{

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -174,8 +175,8 @@ func (w *world) do(method, path, body string, header ...string) answer {
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	for i := 0; i < len(header); i += 2 {
-		req.Header[http.CanonicalHeaderKey(header[i])] = append(req.Header.Values(header[i])[:0:0], header[i+1])
+	for pair := range slices.Chunk(header, 2) {
+		req.Header.Set(pair[0], pair[1])
 	}
 	res, err := w.client.Do(req)
 	require.NoError(w.t, err)
