@@ -88,6 +88,21 @@ func TestSlowBodies(t *testing.T) {
 			require.Contains(t, string(all), "HTTP/1.1 "+tt.status)
 		})
 	}
+	two := &http.Transport{Protocols: &http.Protocols{}}
+	two.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(two.CloseIdleConnections)
+	for method, want := range map[string]int{http.MethodPut: 400, http.MethodPatch: 405} {
+		body, never := io.Pipe()
+		t.Cleanup(func() { _ = never.Close() })
+		req, err := http.NewRequestWithContext(within(t), method, "http://"+w.address+"/plugins/v1/t/v1", body)
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", "application/json")
+		res, err := two.RoundTrip(req)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, want, res.StatusCode, "over HTTP/2")
+		require.Equal(t, 2, res.ProtoMajor)
+	}
 	result := make(chan answer, 1)
 	go func() { result <- w.do("PUT", "/plugins/v1/t/v1", `{"template": {}}`) }()
 	select {
