@@ -142,7 +142,7 @@ func TestHostileRequests(t *testing.T) {
 	s, _ := listener()
 	w := serve(t, rest.Services{Async: s}, rest.Options{})
 	for _, tt := range []struct{ reason, sent, status string }{
-		{"no HTTP", "\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", "400"},
+		{"no HTTP, but TLS", "\x16\x03\x01\x02\x00\x01\x00" + strings.Repeat("\x01", 500) + "\r\n\r\n", "400"},
 		{"no host", "GET /plugins/v1/t/v1?job_id=j HTTP/1.1\r\n\r\n", "400"},
 		{"a bad escape in the path", "GET /plugins/v1/%zz/v1 HTTP/1.1\r\nHost: x\r\n\r\n", "400"},
 		{"an escape that breaks off", "GET /plugins/v1/t%2/v1 HTTP/1.1\r\nHost: x\r\n\r\n", "400"},
