@@ -158,7 +158,7 @@ func TestDeepMessages(t *testing.T) {
 	a := w.do("PUT", "/plugins/v1/t/v1", `{"template": {}, "inputs": {"literals": {"a": `+deep+`}}}`)
 	require.Equal(t, 200, a.status, a.text)
 	require.Greater(t, proto.Size(got.GetInputs()), depth)
-	const wide = 100000
+	const wide = 20000
 	flat := strings.TrimSuffix(strings.Repeat(`{"x": 1}, `, wide), ", ")
 	a = w.do("PUT", "/plugins/v1/t/v1", `{"template": {}, "inputs": {"literals": {"a": {"collection": {"literals": [`+flat+`]}}}}}`)
 	require.Equal(t, 200, a.status, a.text)
