@@ -22,7 +22,7 @@ import (
 // TestMetrics: calls over either transport are counted by what they were and how they ended; what callers send is no label.
 func TestMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	w := startREST(t, testplugins.All(), backendplugin.WithMetrics(registry))
+	w := startREST(t, testplugins.All(), backendplugin.WithMetricsRegisterer(registry))
 	require.Eventually(t, func() bool { return w.do("GET", "/readyz", "").status == 200 }, limit, 1e6)
 	_, err := w.create(w.within(), "square", literals(values{"x": 7}))
 	require.NoError(t, err)
@@ -48,8 +48,8 @@ func TestMetrics(t *testing.T) {
 	for _, m := range backendplugin.Metrics {
 		require.Contains(t, a.text, "# HELP "+m.Name+" "+m.Help+"\n")
 	}
-	_, err = backendplugin.NewServer(testplugins.All(), backendplugin.WithPlainText(), backendplugin.WithMetrics(registry))
-	require.ErrorContains(t, err, "WithMetrics: duplicate metrics collector registration attempted")
+	_, err = backendplugin.NewServer(testplugins.All(), backendplugin.WithPlainText(), backendplugin.WithMetricsRegisterer(registry))
+	require.ErrorContains(t, err, "WithMetricsRegisterer: duplicate metrics collector registration attempted")
 	require.Contains(t, startREST(t, testplugins.All()).do("GET", "/metrics", "").text, "go_goroutines ", "a server's own registry tells of the process")
 }
 
