@@ -173,7 +173,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	s.grpc = grpc.NewServer(append(server, o.server...)...)
 	svc := &service{
 		plugins: s.plugins, slots: make(chan struct{}, o.maxConcurrent), timeout: o.timeout, executeTimeout: o.executeTimeout,
-		secrets: o.secrets, log: o.log, metrics: s.metrics, tracing: newTracing(&o), maxMessageSize: o.maxMessageSize,
+		secrets: o.secrets, log: o.log, metrics: s.metrics, tracing: &tracing{o.tracers, o.propagator}, maxMessageSize: o.maxMessageSize,
 		maxWatches: o.maxWatches, looks: make(chan struct{}, watchLooks(o.maxConcurrent)), ending: s.ending,
 	}
 	pb.RegisterAsyncAgentServiceServer(s.grpc, svc)

@@ -33,18 +33,11 @@ func WithPropagator(p propagation.TextMapPropagator) Option {
 // module is this one's path, and the name that spans come by.
 const module = "github.com/flyte-backend/flyte-backend/go/backendplugin"
 
+// tracing makes spans that continue the caller's. What is nil is the global one, asked for at each call, since programs set it
+// late.
 type tracing struct {
-	tracer trace.Tracer
-	// propagator is nil for the global one, which may be set later.
+	tracers    trace.TracerProvider
 	propagator propagation.TextMapPropagator
-}
-
-func newTracing(o *options) *tracing {
-	provider := o.tracers
-	if provider == nil {
-		provider = otel.GetTracerProvider()
-	}
-	return &tracing{tracer: provider.Tracer(module), propagator: o.propagator}
 }
 
 // incoming is ctx with the caller's span, unless something before us, such as a stats handler of gRPC's, has begun one.
@@ -77,7 +70,11 @@ func (t *tracing) start(ctx context.Context, op string, c *call) (context.Contex
 	if c.background { // one trace of all that happens on a stream that is open for days would help nobody
 		opts = append(opts, trace.WithNewRoot(), trace.WithLinks(trace.LinkFromContext(ctx)))
 	}
-	ctx, span := t.tracer.Start(ctx, "flyte.backend/"+op, opts...) //nolint:spancheck // the function that is returned ends it
+	provider := t.tracers
+	if provider == nil {
+		provider = otel.GetTracerProvider()
+	}
+	ctx, span := provider.Tracer(module).Start(ctx, "flyte.backend/"+op, opts...) //nolint:spancheck // the function that is returned ends it
 	if sc := span.SpanContext(); sc.IsValid() {
 		c.log = c.log.With("trace_id", sc.TraceID().String(), "span_id", sc.SpanID().String())
 	}
