@@ -175,7 +175,7 @@ func (s *service) divide(ctx context.Context, tasks []*flytebackendv1.TaskRef, o
 		}
 	}
 	// When there is not the time for all, it should not be the same ones each time that are left out.
-	rand.Shuffle(len(singles), func(i, j int) { singles[i], singles[j] = singles[j], singles[i] })
+	rand.Shuffle(len(singles), func(i, j int) { singles[i], singles[j] = singles[j], singles[i] }) //nolint:gosec // nobody gains by guessing it
 	return append(batches, singles...)
 }
 
@@ -222,8 +222,8 @@ func (s *service) getOne(ctx context.Context, p *Plugin, c *call) looked {
 func fit(ctx context.Context, results []*flytebackendv1.TaskResult, most int) {
 	const reserved = 256 // a result that says so takes less
 	room := most - reserved*len(results)
-	for i, r := range results {
-		raw, err := proto.Marshal(r)
+	for i := range results {
+		raw, err := proto.Marshal(results[i])
 		size := len(raw) + 24 // with what is round it
 		switch {
 		case err != nil: // text that is not UTF-8, in a link or an output
@@ -236,7 +236,7 @@ func fit(ctx context.Context, results []*flytebackendv1.TaskResult, most int) {
 		default:
 			err = Overloaded(0, "there was no room for this job's %d bytes beside the others' in an answer of %d", size, most)
 		}
-		results[i] = looked{err: err}.result(ctx)
+		results[i] = looked{err: err}.result(ctx) //nolint:gosec // i is one of its own
 	}
 }
 

@@ -74,11 +74,11 @@ func (t *tracing) start(ctx context.Context, op string, c *call) (context.Contex
 	if provider == nil {
 		provider = otel.GetTracerProvider()
 	}
-	ctx, span := provider.Tracer(module).Start(ctx, "flyte.backend/"+op, opts...) //nolint:spancheck // the function that is returned ends it
+	ctx, span := provider.Tracer(module).Start(ctx, "flyte.backend/"+op, opts...)
 	if sc := span.SpanContext(); sc.IsValid() {
 		c.log = c.log.With("trace_id", sc.TraceID().String(), "span_id", sc.SpanID().String())
 	}
-	return ctx, func(code codes.Code) { //nolint:spancheck // as above
+	return ctx, func(code codes.Code) {
 		span.SetAttributes(attribute.Int("rpc.grpc.status_code", int(code)))
 		if code != codes.OK {
 			span.SetStatus(otelcodes.Error, code.String()) // the error's text may tell of inputs

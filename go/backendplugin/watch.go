@@ -185,7 +185,7 @@ func (w *watches) read(stream watchStream, failed chan<- error) {
 // follow begins to follow a job.
 func (w *watches) follow(t *flytebackendv1.WatchedTask) {
 	x := &watch{id: t.GetWatchId()}
-	x.ctx, x.cancel = context.WithCancel(w.ctx) //nolint:gosec // remove calls it
+	x.ctx, x.cancel = context.WithCancel(w.ctx)
 	p, c, err := w.s.taskRef(x.ctx, "Watch", t.GetTask())
 	if err == nil && p.watch == nil {
 		err = w.s.cannot(x.ctx, "Watch", c, "cannot watch")
