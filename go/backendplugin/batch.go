@@ -146,32 +146,44 @@ func (s *service) divide(ctx context.Context, tasks []*flytebackendv1.TaskRef, o
 		taskType, pluginVersion string
 		taskTypeVersion         int32
 	}
-	kinds := map[kind][]int{}
+	type opened struct {
+		plugin *Plugin
+		call   *call
+		err    error
+	}
+	type group struct {
+		calls []*call
+		at    []int
+	}
+	kinds, groups := map[kind]opened{}, map[*Plugin]*group{}
 	for i, t := range tasks {
 		k := kind{t.GetTaskCategory().GetName(), t.GetPluginVersion(), t.GetTaskCategory().GetVersion()}
-		kinds[k] = append(kinds[k], i)
+		o, seen := kinds[k]
+		if !seen { // one that is not here is logged once
+			o.plugin, o.call, o.err = s.taskRef(ctx, "Get", t)
+			kinds[k] = o
+		}
+		if o.err != nil {
+			out[i].err = o.err
+			continue
+		}
+		c := *o.call
+		c.id, c.outputPrefix = t.GetResourceMeta(), t.GetOutputPrefix()
+		g := groups[o.plugin]
+		if g == nil {
+			g = &group{}
+			groups[o.plugin] = g
+		}
+		g.calls, g.at = append(g.calls, &c), append(g.at, i)
 	}
 	var batches, singles []func()
-	for _, at := range kinds {
-		p, c, err := s.taskRef(ctx, "Get", tasks[at[0]])
-		if err != nil {
-			for _, i := range at {
-				out[i].err = err
-			}
+	for p, g := range groups {
+		if p.getMany != nil && len(g.at) > 1 {
+			batches = append(batches, func() { s.getMany(ctx, p, g.calls, g.at, out) })
 			continue
 		}
-		calls := make([]*call, len(at))
-		for n, i := range at {
-			one := *c
-			one.id, one.outputPrefix = tasks[i].GetResourceMeta(), tasks[i].GetOutputPrefix()
-			calls[n] = &one
-		}
-		if p.getMany != nil && len(at) > 1 {
-			batches = append(batches, func() { s.getMany(ctx, p, c, calls, at, out) })
-			continue
-		}
-		for n, i := range at {
-			singles = append(singles, func() { out[i] = s.getOne(ctx, p, calls[n]) })
+		for n, i := range g.at {
+			singles = append(singles, func() { out[i] = s.getOne(ctx, p, g.calls[n]) })
 		}
 	}
 	// When there is not the time for all, it should not be the same ones each time that are left out.
@@ -190,11 +202,10 @@ func (s *service) taskRef(ctx context.Context, op string, t *flytebackendv1.Task
 	return p, call, nil
 }
 
-// getMany asks for all jobs at once. whole is a call of its own, since it is read when the plugin's code, which has the others,
-// is not over in time.
-func (s *service) getMany(ctx context.Context, p *Plugin, whole *call, calls []*call, at []int, out []looked) {
+func (s *service) getMany(ctx context.Context, p *Plugin, calls []*call, at []int, out []looked) {
+	whole := *calls[0] // of its own, since it is read when the plugin's code, which has the others, is not over in time
 	whole.jobs = len(calls)
-	results, err := guarded(ctx, s, "GetMany", whole, s.timeout, func(ctx context.Context, whole *call) ([]looked, error) {
+	results, err := guarded(ctx, s, "GetMany", &whole, s.timeout, func(ctx context.Context, whole *call) ([]looked, error) {
 		for _, c := range calls {
 			c.log = whole.log
 		}
