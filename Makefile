@@ -87,9 +87,10 @@ bench: ## Run the benchmarks (BENCH selects them by name, BENCH_FLAGS).
 	$(GO) test -run '^$$' -bench '$(BENCH)' $(BENCH_FLAGS) $$packages
 
 .PHONY: lint
-lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml), buf (buf.yaml) and generate-check.
+lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml), buf (buf.yaml), Redocly (api/redocly.yaml) and generate-check.
 	tools/proto.sh lint
 	tools/proto.sh breaking
+	tools/redocly.sh
 	$(LINT) config verify
 	$(LINT) run ./... ./testdata/workflows
 	$(SDK) ../../$(LINT) run ./...
