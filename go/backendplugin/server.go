@@ -51,6 +51,7 @@ type options struct {
 	server         []grpc.ServerOption
 	restAddress    string
 	restListener   net.Listener
+	headerTimeout  time.Duration
 }
 
 // Option changes how plugins are served.
@@ -128,6 +129,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	o := options{
 		address: DefaultAddress, maxMessageSize: DefaultMaxMessageSize, maxConcurrent: DefaultMaxConcurrent, timeout: DefaultTimeout,
 		readinessDelay: DefaultReadinessDelay, drainTimeout: DefaultDrainTimeout, probeInterval: 10 * time.Second, log: slog.Default(),
+		headerTimeout: 10 * time.Second,
 	}
 	for _, opt := range opts {
 		opt(&o)

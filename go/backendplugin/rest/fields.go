@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -14,11 +16,17 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// malformed is the error for a request that is wrong and stays so.
+// malformed is the error for a request that is wrong and stays so. It may quote the request, but not at any length.
 func malformed(format string, args ...any) error {
-	return status.Errorf(codes.InvalidArgument, format, args...)
+	const most = 1 << 10
+	text := fmt.Sprintf(format, args...)
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return status.Error(codes.InvalidArgument, text)
 }
 
 // fields are the members of a JSON object. encoding/json alone would let through what the contract does not: null for a
@@ -30,16 +38,40 @@ func object(raw []byte, what string) (fields, error) {
 	if !utf8.Valid(raw) {
 		return nil, malformed("%s is not UTF-8", what)
 	}
-	var f fields
-	if err := json.Unmarshal(raw, &f); err != nil {
-		var syntax *json.SyntaxError
-		if errors.As(err, &syntax) {
-			return nil, malformed("%s is not JSON: %v, at byte %d", what, err, syntax.Offset)
+	d := json.NewDecoder(bytes.NewReader(raw))
+	notJSON := func(err error) error {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return malformed("%s is not JSON: it breaks off", what)
 		}
+		return malformed("%s is not JSON: %v, after byte %d", what, err, d.InputOffset())
+	}
+	switch open, err := d.Token(); {
+	case err != nil:
+		return nil, notJSON(err)
+	case open != json.Delim('{'):
 		return nil, malformed("%s is not a JSON object", what)
 	}
-	if f == nil {
-		return nil, malformed("%s is null; a JSON object is due", what)
+	f := fields{}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return nil, notJSON(err)
+		}
+		name, _ := key.(string) // the decoder takes nothing else
+		if _, twice := f[name]; twice {
+			return nil, malformed("%s has %s twice", what, name)
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return nil, notJSON(fmt.Errorf("%s: %w", name, err))
+		}
+		f[name] = bytes.TrimSpace(value)
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, notJSON(err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, malformed("%s is not JSON: something follows its end, at byte %d", what, d.InputOffset())
 	}
 	return f, nil
 }
@@ -50,25 +82,52 @@ func (f fields) read(name, kind string, into any) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	if bytes.Equal(bytes.TrimSpace(raw), []byte("null")) || json.Unmarshal(raw, into) != nil {
+	if isNull(raw) || json.Unmarshal(raw, into) != nil {
 		return false, malformed("%s is not %s", name, kind)
 	}
 	return true, nil
 }
 
+func isNull(raw json.RawMessage) bool { return bytes.Equal(raw, []byte("null")) }
+
 func (f fields) text(name string) (string, error) {
-	var s string
-	_, err := f.read(name, "a string", &s)
-	return s, err
+	raw, ok := f[name]
+	if !ok {
+		return "", nil
+	}
+	return text(raw, name)
+}
+
+// text reads a string. encoding/json would put something else in the place of half a character.
+func text(raw json.RawMessage, name string) (string, error) {
+	var s wrapperspb.StringValue
+	if isNull(raw) || protojson.Unmarshal(raw, &s) != nil {
+		return "", malformed("%s is not a string", name)
+	}
+	return s.GetValue(), nil
 }
 
 // whole reads an integer from 0 to limit. JSON has one kind of number, so 7.0 is an integer too.
-func (f fields) whole(name string, limit float64) (int64, error) {
-	n, err := f.number(name, limit)
-	if err == nil && n != math.Trunc(n) {
-		err = malformed("%s is %v, which is no integer", name, n)
+func (f fields) whole(name string, limit int64) (int64, error) {
+	var n float64
+	if has, err := f.read(name, "a number", &n); err != nil || !has {
+		return 0, err
 	}
-	return int64(n), err
+	exact, err := strconv.ParseInt(string(f[name]), 10, 64)
+	if err != nil { // written as a fraction, with an exponent, or too large
+		const over = 1 << 63
+		if n != math.Trunc(n) {
+			return 0, malformed("%s is %v, which is no integer", name, n)
+		}
+		if n >= over {
+			return 0, malformed("%s is %v, which is not from 0 to %d", name, n, limit)
+		}
+		exact = int64(max(n, -1))
+	}
+	if exact < 0 || exact > limit {
+		return 0, malformed("%s is %s, which is not from 0 to %d", name, f[name], limit)
+	}
+	return exact, nil
 }
 
 func (f fields) number(name string, limit float64) (float64, error) {
@@ -100,8 +159,19 @@ func (f fields) message(name string, into proto.Message) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw, into); err != nil {
-		return false, malformed("%s: %s", name, strings.ReplaceAll(strings.TrimPrefix(err.Error(), "proto:"), "\u00a0", " "))
+	bad := ""
+	if protojson.Unmarshal(raw, into) != nil {
+		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw, into); err != nil {
+			why := strings.ReplaceAll(err.Error(), "\u00a0", " ") // protobuf's own way to keep programs from reading its errors
+			return false, malformed("%s: %s", name, strings.TrimSpace(strings.TrimPrefix(why, "proto:")))
+		}
+		bad = unknownName(raw, into) // it passed over what it does not know, names of enums among it
+	}
+	if bad == "" {
+		bad = unknownNumber(into.ProtoReflect())
+	}
+	if bad != "" {
+		return false, malformed("%s: %s", name, bad)
 	}
 	return true, nil
 }
@@ -133,7 +203,7 @@ func (f fields) taskTypeVersion() (int32, error) {
 func marshal(m proto.Message) (json.RawMessage, error) {
 	raw, err := protojson.Marshal(m)
 	if err != nil {
-		return nil, fmt.Errorf("the service's answer cannot be written as JSON: %w", err)
+		return nil, internal("the service's answer cannot be written as JSON: %v", err)
 	}
 	return raw, nil
 }
