@@ -74,6 +74,10 @@ race: test-tools ## Run the tests of concurrent packages under the race detector
 	CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=1 -timeout 30m $(RACE_ONCE)
 	$(SDK) CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=$(RACE_COUNT) -timeout 30m ./...
 
+.PHONY: schemathesis
+schemathesis: ## Test the SDK's REST server by api/openapi.yaml with requests that Schemathesis makes up (SEED; a minute and a half).
+	GO='$(GO)' tools/schemathesis.sh
+
 .PHONY: cover
 cover: test-tools ## Statement coverage of ./go/..., and of the SDK, by their own tests; fails below COVER_MIN percent.
 	@$(FIRST)
