@@ -1,6 +1,7 @@
 package backendplugin
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	_ "embed"
@@ -80,7 +81,7 @@ func newHTTPServer(o *options, plugins Plugins, svc rest.Services, metrics http.
 				calls.ServeHTTP(w, r)
 			}
 		}),
-		ReadHeaderTimeout: o.headerTimeout,
+		ReadHeaderTimeout: cmp.Or(o.headerTimeout, 10*time.Second),
 		IdleTimeout:       5 * time.Minute, // longer than propeller's own, so that it is never hung up on while it sends
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(o.log.Handler(), slog.LevelDebug), // scanners that hang up, and the like

@@ -49,9 +49,9 @@ type options struct {
 	secrets        Secrets
 	log            *slog.Logger
 	server         []grpc.ServerOption
+	headerTimeout  time.Duration // of REST callers; 0 is ten seconds
 	restAddress    string
 	restListener   net.Listener
-	headerTimeout  time.Duration
 }
 
 // Option changes how plugins are served.
@@ -129,7 +129,6 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	o := options{
 		address: DefaultAddress, maxMessageSize: DefaultMaxMessageSize, maxConcurrent: DefaultMaxConcurrent, timeout: DefaultTimeout,
 		readinessDelay: DefaultReadinessDelay, drainTimeout: DefaultDrainTimeout, probeInterval: 10 * time.Second, log: slog.Default(),
-		headerTimeout: 10 * time.Second,
 	}
 	for _, opt := range opts {
 		opt(&o)

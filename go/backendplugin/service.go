@@ -72,28 +72,6 @@ func (s *service) find(taskType, version string, taskTypeVersion int32, can func
 	}
 }
 
-// meant is the task type version of a call for a job: a caller that knows the job only by its id says 0, although the plugin
-// may be registered for some versions alone. If one registration is all that could be meant, it is.
-func (s *service) meant(taskType, version string, taskTypeVersion int32, can func(*Plugin) bool) int32 {
-	if taskTypeVersion != 0 {
-		return taskTypeVersion
-	}
-	var only *Plugin
-	for _, p := range s.plugins {
-		switch {
-		case p.taskType != taskType || version != "" && p.version != version || !can(p):
-		case len(p.taskTypeVersions) == 0 || only != nil:
-			return 0
-		default:
-			only = p
-		}
-	}
-	if only == nil {
-		return 0
-	}
-	return only.taskTypeVersions[0]
-}
-
 func named(version string) string {
 	if version == "" {
 		return ""
@@ -244,7 +222,7 @@ func (s *service) job(ctx context.Context, op string, r interface {
 	GetResourceMeta() []byte
 }, can func(*Plugin) bool) (*Plugin, *call, error) {
 	taskType, version := category(r.GetTaskCategory(), r.GetTaskType())
-	p, c, err := s.open(ctx, op, taskType, s.meant(taskType, first(ctx, metadataPluginVersion), version, can), can)
+	p, c, err := s.open(ctx, op, taskType, version, can)
 	if err != nil {
 		return nil, nil, err
 	}

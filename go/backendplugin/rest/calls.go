@@ -52,7 +52,7 @@ func (h *handler) plugins(a *admin.Agent) []plugin {
 	}
 	categories := a.GetSupportedTaskCategories()
 	if len(categories) == 0 {
-		for _, t := range a.GetSupportedTaskTypes() { //nolint:staticcheck // services of older flytekit versions have nothing else
+		for _, t := range a.GetSupportedTaskTypes() { // services of older flytekit versions have nothing else
 			categories = append(categories, &admin.TaskCategory{Name: t})
 		}
 	}
@@ -392,7 +392,7 @@ func (h *handler) logs(ctx context.Context, req *request) (any, error) {
 	err = h.svc.Async.GetTaskLogs(&admin.GetTaskLogsRequest{
 		TaskType: req.taskType, TaskCategory: req.category(job), ResourceMeta: job.id, Lines: uint64(lines), Token: token, //nolint:gosec // not negative
 	}, s)
-	if err = s.over(err); err != nil {
+	if err := s.over(err); err != nil {
 		return nil, err
 	}
 	return logged(s.sent), nil

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -38,42 +37,38 @@ func object(raw []byte, what string) (fields, error) {
 	if !utf8.Valid(raw) {
 		return nil, malformed("%s is not UTF-8", what)
 	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	notJSON := func(err error) error {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return malformed("%s is not JSON: it breaks off", what)
+	var f fields
+	if err := json.Unmarshal(raw, &f); err != nil {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			return nil, malformed("%s is not JSON: %v, at byte %d", what, err, syntax.Offset)
 		}
-		return malformed("%s is not JSON: %v, after byte %d", what, err, d.InputOffset())
-	}
-	switch open, err := d.Token(); {
-	case err != nil:
-		return nil, notJSON(err)
-	case open != json.Delim('{'):
 		return nil, malformed("%s is not a JSON object", what)
 	}
-	f := fields{}
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return nil, notJSON(err)
-		}
-		name, _ := key.(string) // the decoder takes nothing else
-		if _, twice := f[name]; twice {
-			return nil, malformed("%s has %s twice", what, name)
-		}
-		var value json.RawMessage
-		if err := d.Decode(&value); err != nil {
-			return nil, notJSON(fmt.Errorf("%s: %w", name, err))
-		}
-		f[name] = bytes.TrimSpace(value)
+	if f == nil {
+		return nil, malformed("%s is null; a JSON object is due", what)
 	}
-	if _, err := d.Token(); err != nil {
-		return nil, notJSON(err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, malformed("%s is not JSON: something follows its end, at byte %d", what, d.InputOffset())
+	if name, is := doubled(raw); is {
+		return nil, malformed("%s has %q twice", what, name)
 	}
 	return f, nil
+}
+
+// doubled finds a member that a JSON object has twice. encoding/json would take the last one, others take the first one.
+func doubled(raw []byte) (name string, is bool) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	_, _ = d.Token() // it has been read once without an error
+	seen := map[string]bool{}
+	var value json.RawMessage
+	for d.More() {
+		key, _ := d.Token()
+		name, _ = key.(string)
+		if _ = d.Decode(&value); seen[name] {
+			return name, true
+		}
+		seen[name] = true
+	}
+	return "", false
 }
 
 // read reads a member into a Go value of the JSON type that kind names. It says whether the member is there.

@@ -109,7 +109,7 @@ var root = map[string]route{http.MethodGet: (*handler).list}
 var pluginVersion = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
 // idempotencyKey is what a key can be.
-var idempotencyKey = regexp.MustCompile(`^[!-~]{1,64}$`)
+var idempotencyKey = regexp.MustCompile(`^[[:graph:]]{1,64}$`)
 
 // ServeHTTP answers one call.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -180,7 +180,7 @@ func allow(w http.ResponseWriter, r *http.Request, methods map[string]route) {
 	}
 	slices.Sort(has)
 	w.Header().Set("Allow", strings.Join(has, ", "))
-	writeError(w, http.StatusMethodNotAllowed, status.Newf(codes.Unimplemented, "the path %.200q has %s, not %.20q", r.URL.Path, strings.Join(has, ", "), r.Method))
+	writeError(w, http.StatusMethodNotAllowed, status.Newf(codes.Unimplemented, "%.200s has %s, not %.20q", r.URL.Path, strings.Join(has, ", "), r.Method))
 }
 
 // find finds the calls of a path. It looks at the path as it was sent, in which a task type's own slashes are escaped.
@@ -222,7 +222,7 @@ func find(r *http.Request) (map[string]route, *request, error) {
 }
 
 func noSuchPath(r *http.Request) error {
-	return status.Errorf(codes.NotFound, "there is no path %.200q; the plugins are below %s", r.URL.Path, Root)
+	return status.Errorf(codes.NotFound, "there is no path %.200s; the plugins are below %s", r.URL.Path, Root)
 }
 
 // readBody reads the JSON object that is the body. It gives the answer when it cannot.
@@ -301,4 +301,6 @@ func statusOf(err error) *status.Status {
 	return st
 }
 
-func internal(format string, args ...any) error { return status.Errorf(codes.Internal, format, args...) }
+func internal(format string, args ...any) error {
+	return status.Errorf(codes.Internal, format, args...)
+}

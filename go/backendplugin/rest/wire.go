@@ -145,7 +145,7 @@ func pollErrorOf(st *status.Status) *pollError {
 
 // errorOf is the status of an Error message.
 func errorOf(e *flytebackendv1.Error) *status.Status {
-	code := codes.Code(max(e.GetCode(), 0)) //nolint:gosec // not negative
+	code := codes.Code(max(e.GetCode(), 0))
 	if code == codes.OK {
 		code = codes.Unknown
 	}

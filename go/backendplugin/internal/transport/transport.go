@@ -12,7 +12,9 @@ const (
 type key struct{}
 
 // With marks a call's context.
-func With(ctx context.Context, name string) context.Context { return context.WithValue(ctx, key{}, name) }
+func With(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, key{}, name)
+}
 
 // Of gives the transport that a call came by.
 func Of(ctx context.Context) string {
