@@ -421,6 +421,9 @@ var pollCases = []Case{
 				return
 			}
 			p.must(r.ok(), &r, "OK: the job's state")
+			if !phases[r.state.phase] {
+				p.skip("its phase is not set (poll/phase-is-set says more)")
+			}
 			p.check(r.state.phase == "FAILED" || r.state.phase == "RETRYABLE_FAILED", &r, "phase FAILED or RETRYABLE_FAILED")
 		}},
 	{ID: "poll/failure-says-why", Level: Should, Contract: secGet, Protocols: both, scope: async,
@@ -448,7 +451,7 @@ func (p *probe) failing() reply {
 	if refusesTemplate(&r) {
 		return r
 	}
-	if !r.ok() || len(r.id) == 0 {
+	if !r.ok() || len(r.id) == 0 || len(r.id) > maxID {
 		p.noJob(r)
 	}
 	return p.await(p.d, j)

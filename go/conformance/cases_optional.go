@@ -100,9 +100,10 @@ func (p *probe) batch(jobs ...job) reply {
 
 // hasBatch skips the case when the service polls one job at a time.
 func (p *probe) hasBatch() {
+	one := p.done().job // with one that is not there, 404 could be about the job
 	ctx, cancel := p.bounded()
 	defer cancel()
-	r := p.d.batch(ctx, []job{p.nobodys()})
+	r := p.d.batch(ctx, []job{one})
 	if !r.lost && (r.code == codes.Unimplemented || r.code == codes.NotFound && p.o.Protocol == REST) {
 		p.skip("the service polls one job at a time (%s)", r.got())
 	}
@@ -320,7 +321,7 @@ var extraCases = []Case{
 				p.skip("the service has no reflection (%s)", r.got())
 			}
 			p.must(r.ok(), &r, "OK")
-			p.say(slices.Contains(names, "flyteidl.service.AgentMetadataService"), r.sent, strings.Join(names, ", "), "flyteidl.service.AgentMetadataService among them")
+			p.say(slices.Contains(names, "flyteidl.service.AgentMetadataService"), r.sent, fmt.Sprintf("%q", names), "flyteidl.service.AgentMetadataService among them")
 		}},
 	{ID: "operations/healthz", Level: Should, Contract: secOptional, Protocols: onlyREST, scope: once,
 		Purpose: "GET /healthz is 200 with a status, as JSON.",
