@@ -150,7 +150,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 		require.Contains(t, doc, "| `"+m.Name+"` | "+labels+"| "+m.Help+" |")
 	}
-	require.Equal(t, len(backend.Metrics), strings.Count(doc, "\n| `"), "no row for a metric that is gone")
+	ours, _, _ := strings.Cut(doc, "\n## ") // those of services are the SDK's
+	require.Equal(t, len(backend.Metrics), strings.Count(ours, "\n| `"), "no row for a metric that is gone")
 }
 
 func TestErrorTableIsDocumented(t *testing.T) {

@@ -12,9 +12,14 @@ import (
 
 	"github.com/flyte-backend/flyte-backend/cmd/internal/example"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/jobs"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/migrate"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/version"
+	"github.com/flyteorg/flyte/flytestdlib/logger"
 )
 
 func main() {
+	_ = logger.SetConfig(&logger.Config{Mute: true}) // Flyte's own packages log what commands tell in their own words
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := newRoot().ExecuteContext(ctx); err != nil {
@@ -33,6 +38,12 @@ func newRoot() *cobra.Command {
 	exit.Usage(root)
 	root.AddCommand(
 		example.New(),
+		jobs.NewList(),
+		jobs.NewRun(),
+		jobs.NewGet(),
+		jobs.NewDelete(),
+		migrate.New(),
+		version.New(),
 		inEngine("local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
 		inEngine("demo", "Run a real workflow on propeller's engine against a service that is killed and restarted"),
 	)

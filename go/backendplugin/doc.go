@@ -1,5 +1,5 @@
-// Package backendplugin makes a Go type with the methods Create, Get and Delete a backend plugin service for Flyte: a gRPC
-// service that FlytePropeller calls to start, watch and end the jobs of a task type.
+// Package backendplugin makes a Go type with the methods Create, Get and Delete a backend plugin service for Flyte: a service
+// that FlytePropeller calls, over gRPC or REST, to start, watch and end the jobs of a task type.
 //
 //	err := backendplugin.Serve(ctx, backendplugin.Plugins{backendplugin.New("my_task_type", myPlugin{})},
 //		backendplugin.WithTLS("tls.crt", "tls.key"))
@@ -43,3 +43,4 @@
 package backendplugin
 
 //go:generate ../../tools/proto.sh generate
+//go:generate go run ./internal/genapi ../../api/openapi.yaml rest/openapi.json

@@ -13,6 +13,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
@@ -20,6 +23,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/rest"
 	pb "github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
 )
 
@@ -48,6 +53,12 @@ type options struct {
 	secrets        Secrets
 	log            *slog.Logger
 	server         []grpc.ServerOption
+	restAddress    string
+	restListener   net.Listener
+	maxWatches     int
+	registry       *prometheus.Registry
+	tracers        trace.TracerProvider
+	propagator     propagation.TextMapPropagator
 }
 
 // Option changes how plugins are served.
@@ -99,20 +110,21 @@ func WithSecrets(s Secrets) Option { return func(o *options) { o.secrets = s } }
 // secrets are never logged.
 func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
 
-// WithServerOptions adds options of grpc: interceptors, stats handlers, keepalive. This is the place for metrics and traces,
-// such as grpc.StatsHandler(otelgrpc.NewServerHandler()), which this module does not depend on. They see every call with the
-// code that it ends with.
+// WithServerOptions adds options of grpc: interceptors, stats handlers, keepalive. They see every call over gRPC with the code
+// that it ends with; a span that one of them begins is the parent of the plugin's.
 func WithServerOptions(opts ...grpc.ServerOption) Option {
 	return func(o *options) { o.server = append(o.server, opts...) }
 }
 
-// Server is a gRPC server of plugins: flyteidl's AsyncAgentService, SyncAgentService and AgentMetadataService, health and
-// reflection.
+// Server is a server of plugins: flyteidl's AsyncAgentService, SyncAgentService and AgentMetadataService over gRPC, with health
+// and reflection, and the same over REST if asked to ([WithREST]).
 type Server struct {
 	opts    options
 	grpc    *grpc.Server
+	http    *httpServer // nil when REST is not asked for
 	health  *health.Server
 	plugins Plugins
+	metrics *metrics
 	// ending is done when open streams that nobody would end are to end.
 	ending context.Context
 	end    context.CancelFunc
@@ -124,6 +136,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	o := options{
 		address: DefaultAddress, maxMessageSize: DefaultMaxMessageSize, maxConcurrent: DefaultMaxConcurrent, timeout: DefaultTimeout,
 		readinessDelay: DefaultReadinessDelay, drainTimeout: DefaultDrainTimeout, probeInterval: 10 * time.Second, log: slog.Default(),
+		maxWatches: DefaultMaxWatches, propagator: propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
 	}
 	for _, opt := range opts {
 		opt(&o)
@@ -134,7 +147,14 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{opts: o, health: health.NewServer(), plugins: slices.Clone(plugins)}
+	if o.registry == nil {
+		o.registry = newRegistry()
+	}
+	m, err := newMetrics(o.registry)
+	if err != nil {
+		return nil, fmt.Errorf("backendplugin: %w", err)
+	}
+	s := &Server{opts: o, health: health.NewServer(), plugins: slices.Clone(plugins), metrics: m}
 	s.ending, s.end = context.WithCancel(context.Background())
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	server := []grpc.ServerOption{
@@ -153,13 +173,22 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	s.grpc = grpc.NewServer(append(server, o.server...)...)
 	svc := &service{
 		plugins: s.plugins, slots: make(chan struct{}, o.maxConcurrent), timeout: o.timeout, executeTimeout: o.executeTimeout,
-		secrets: o.secrets, log: o.log,
+		secrets: o.secrets, log: o.log, metrics: s.metrics, tracing: &tracing{o.tracers, o.propagator}, maxWatches: o.maxWatches,
 	}
 	pb.RegisterAsyncAgentServiceServer(s.grpc, svc)
 	pb.RegisterSyncAgentServiceServer(s.grpc, svc)
 	pb.RegisterAgentMetadataServiceServer(s.grpc, svc)
+	flytebackendv1.RegisterBackendServiceServer(s.grpc, svc)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
+	if o.restAddress == "" && o.restListener == nil {
+		return s, nil
+	}
+	services := rest.Services{Async: svc, Sync: svc, Metadata: svc, Batch: svc, Capabilities: s.plugins.capabilities}
+	s.http, err = newHTTPServer(&o, s.plugins, services, m.handler())
+	if err != nil {
+		return nil, fmt.Errorf("backendplugin: %w", err)
+	}
 	return s, nil
 }
 
@@ -211,6 +240,10 @@ func (o *options) check() error {
 		return fmt.Errorf("backendplugin: WithProbeInterval(%s) is not positive", o.probeInterval)
 	case o.log == nil:
 		return errors.New("backendplugin: WithLogger got nil")
+	case o.propagator == nil:
+		return errors.New("backendplugin: WithPropagator got nil")
+	case o.maxWatches <= 0:
+		return fmt.Errorf("backendplugin: WithMaxWatches(%d) would follow no job", o.maxWatches)
 	}
 	return nil
 }
@@ -253,9 +286,23 @@ func Serve(ctx context.Context, plugins Plugins, opts ...Option) error {
 // Serve serves on a listener, which it closes, until ctx ends, then drains. It blocks, and is called once.
 func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	defer s.end()
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
+	about := []any{"address", lis.Addr().String(), "plugins", fmt.Sprint(s.plugins), "tls", !s.opts.plainText}
+	if s.http != nil {
+		restListener, err := s.listenREST(ctx)
+		if err != nil {
+			_ = lis.Close()
+			return fmt.Errorf("backendplugin: %w", err)
+		}
+		about = append(about, "rest", restListener.Addr().String())
+		go func() {
+			if err := s.http.serve(restListener); err != nil {
+				failed <- err
+			}
+		}()
+	}
 	go func() { failed <- s.grpc.Serve(lis) }()
-	s.opts.log.InfoContext(ctx, "serving", "address", lis.Addr().String(), "plugins", fmt.Sprint(s.plugins), "tls", !s.opts.plainText)
+	s.opts.log.InfoContext(ctx, "serving", about...)
 	s.probe(ctx)
 	ticker := time.NewTicker(s.opts.probeInterval)
 	defer ticker.Stop()
@@ -264,11 +311,19 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		case <-ticker.C:
 			s.probe(ctx)
 		case err := <-failed:
+			s.stop(0)
 			return fmt.Errorf("backendplugin: %w", err)
 		case <-ctx.Done():
 			return s.drain()
 		}
 	}
+}
+
+func (s *Server) listenREST(ctx context.Context) (net.Listener, error) {
+	if s.opts.restListener != nil {
+		return s.opts.restListener, nil
+	}
+	return (&net.ListenConfig{}).Listen(ctx, "tcp", s.opts.restAddress)
 }
 
 // probe asks the plugins that can tell whether they can work, and reports it as the server's health.
@@ -289,6 +344,16 @@ func (s *Server) probe(ctx context.Context) {
 		}
 	}
 	s.health.SetServingStatus("", now)
+	isReady := now == healthpb.HealthCheckResponse_SERVING
+	s.metrics.setReady(isReady)
+	if s.http == nil {
+		return
+	}
+	if isReady {
+		s.http.ready.Store(&ready)
+	} else {
+		s.http.ready.Store(&notReady)
+	}
 }
 
 func probeOne(ctx context.Context, p *Plugin) (err error) {
@@ -303,19 +368,39 @@ func probeOne(ctx context.Context, p *Plugin) (err error) {
 func (s *Server) drain() error {
 	s.opts.log.Info("draining", "readiness_delay", s.opts.readinessDelay, "timeout", s.opts.drainTimeout)
 	s.health.Shutdown()
+	s.metrics.setReady(false)
+	if s.http != nil {
+		s.http.ready.Store(&draining)
+	}
 	<-time.After(s.opts.readinessDelay)
 	s.end()
-	drained := make(chan struct{})
-	go func() {
-		s.grpc.GracefulStop()
-		close(drained)
-	}()
-	select {
-	case <-drained:
-		s.opts.log.Info("drained")
-		return nil
-	case <-time.After(s.opts.drainTimeout):
-		s.grpc.Stop()
+	if !s.stop(s.opts.drainTimeout) {
 		return fmt.Errorf("backendplugin: calls were cut off that had not ended %s after the server began to drain", s.opts.drainTimeout)
 	}
+	s.opts.log.Info("drained")
+	return nil
+}
+
+// stop takes no more calls, and says whether those under way have ended within the time. The others are cut off.
+func (s *Server) stop(within time.Duration) bool {
+	drained := make(chan bool, 2)
+	go func() {
+		s.grpc.GracefulStop()
+		drained <- true
+	}()
+	go func() { drained <- s.http == nil || s.http.stop(within) == nil }()
+	expired := time.After(within)
+	ok := true
+	for range 2 {
+		select {
+		case one := <-drained:
+			ok = ok && one
+		case <-expired:
+			ok = false
+			s.grpc.Stop() // which ends its graceful stop as well
+			expired = nil
+			<-drained
+		}
+	}
+	return ok
 }

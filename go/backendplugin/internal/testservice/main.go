@@ -13,9 +13,10 @@ import (
 
 func main() {
 	address := flag.String("listen", "127.0.0.1:0", "address to listen on")
+	rest := flag.String("rest", "127.0.0.1:0", "address to listen on for REST")
 	flag.Parse()
-	err := backendplugin.Serve(context.Background(), testplugins.All(),
-		backendplugin.WithAddress(*address), backendplugin.WithPlainText(), backendplugin.WithDrain(0, 10*time.Second))
+	err := backendplugin.Serve(context.Background(), testplugins.All(), backendplugin.WithAddress(*address), backendplugin.WithREST(*rest),
+		backendplugin.WithPlainText(), backendplugin.WithDrain(0, 10*time.Second))
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,0 +1,196 @@
+package backendplugin
+
+import (
+	"context"
+	"crypto/tls"
+	_ "embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/rest"
+)
+
+// DefaultRESTAddress is where services listen for REST by convention.
+const DefaultRESTAddress = ":8080"
+
+// WithREST serves REST too, as api/openapi.yaml has it: the same plugins, TLS files and limits, in the same process. With the
+// plugins it serves /healthz, /readyz, /metrics, /openapi.json and /docs. Where [WithClientCA] asks for client certificates,
+// health, readiness and metrics are answered without one, so that kubelet and Prometheus can ask.
+func WithREST(address string) Option { return func(o *options) { o.restAddress = address } }
+
+// WithRESTListener is WithREST for a listener that is open already; the server closes it.
+func WithRESTListener(lis net.Listener) Option { return func(o *options) { o.restListener = lis } }
+
+// httpServer is the part of a [Server] that speaks HTTP.
+type httpServer struct {
+	server *http.Server
+	tls    bool
+	// ready is the answer to /readyz.
+	ready atomic.Pointer[string]
+}
+
+// What /readyz says.
+var (
+	starting, ready, notReady, draining = "starting", "ready", "not ready", "draining"
+)
+
+// newHTTPServer makes the server, which does not listen yet.
+func newHTTPServer(o *options, plugins Plugins, svc rest.Services, metrics http.Handler) (*httpServer, error) {
+	h := &httpServer{}
+	h.ready.Store(&starting)
+	mux := map[string]http.Handler{
+		"/healthz":      answering(func(w http.ResponseWriter) { rest.WriteJSON(w, http.StatusOK, map[string]string{"status": "up"}) }),
+		"/readyz":       answering(h.serveReady),
+		"/openapi.json": answering(serveOpenAPI),
+		"/docs":         answering(servePage(plugins)),
+	}
+	if metrics != nil {
+		mux["/metrics"] = metrics
+	}
+	calls := rest.NewHandler(svc, rest.Options{MaxBodyBytes: int64(o.maxMessageSize), Log: o.log})
+	needsCertificate := o.clientCA != ""
+	h.server = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch op, ok := mux[r.URL.Path]; {
+			case ok && r.Method != http.MethodGet && r.Method != http.MethodHead:
+				w.Header().Set("Allow", "GET, HEAD")
+				rest.WriteJSON(w, http.StatusMethodNotAllowed, map[string]string{
+					"error_code": rest.CodeName(codes.Unimplemented), "message": r.URL.Path + " has GET, HEAD, not " + r.Method,
+				})
+			case ok:
+				op.ServeHTTP(w, r)
+			case needsCertificate && (r.TLS == nil || len(r.TLS.VerifiedChains) == 0):
+				rest.WriteError(w, status.New(codes.Unauthenticated, "this service wants a client certificate"))
+			default:
+				calls.ServeHTTP(w, r)
+			}
+		}),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       5 * time.Minute, // longer than propeller's own, so that it is never hung up on while it sends
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(o.log.Handler(), slog.LevelDebug), // scanners that hang up, and the like
+		Protocols:         &http.Protocols{},
+	}
+	h.server.Protocols.SetHTTP1(true)
+	if o.plainText {
+		h.server.Protocols.SetUnencryptedHTTP2(true)
+		return h, nil
+	}
+	h.server.Protocols.SetHTTP2(true)
+	h.tls = true
+	var err error
+	h.server.TLSConfig, err = o.tls.httpConfig()
+	return h, err
+}
+
+// httpConfig asks for client certificates and does without: who needs one is a matter of the path.
+func (c *certificates) httpConfig() (*tls.Config, error) {
+	config, err := c.serverConfig()
+	if err != nil {
+		return nil, err
+	}
+	config.NextProtos = []string{"h2", "http/1.1"}
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		now, err := c.current()
+		if err != nil {
+			return nil, err
+		}
+		now = now.Clone()
+		now.NextProtos = []string{"h2", "http/1.1"}
+		if now.ClientCAs != nil {
+			now.ClientAuth = tls.VerifyClientCertIfGiven
+		}
+		return now, nil
+	}
+	return config, nil
+}
+
+// serve blocks until the server is shut down, which is not an error.
+func (h *httpServer) serve(lis net.Listener) error {
+	var err error
+	if h.tls {
+		err = h.server.ServeTLS(lis, "", "")
+	} else {
+		err = h.server.Serve(lis)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// stop ends it when calls under way have ended, or time is up: then it gives an error, and they are cut off.
+func (h *httpServer) stop(within time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	if err := h.server.Shutdown(ctx); err != nil {
+		_ = h.server.Close()
+		return err
+	}
+	return nil
+}
+
+func answering(f func(http.ResponseWriter)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { f(w) })
+}
+
+func (h *httpServer) serveReady(w http.ResponseWriter) {
+	now := *h.ready.Load()
+	code := http.StatusOK
+	if now != ready {
+		code = http.StatusServiceUnavailable
+	}
+	rest.WriteJSON(w, code, map[string]string{"status": now})
+}
+
+func serveOpenAPI(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	_, _ = w.Write(rest.OpenAPI)
+}
+
+//go:embed docs.tmpl
+var pageText string
+
+var page = template.Must(template.New("docs").Parse(pageText))
+
+// servePage makes the page once: plugins do not change.
+func servePage(plugins Plugins) func(http.ResponseWriter) {
+	type row struct{ TaskType, Version, Versions, Mode, Can string }
+	var rows []row
+	for _, p := range plugins {
+		r := row{TaskType: p.taskType, Version: p.version, Versions: "any", Can: strings.Join(p.capabilities(), ", ")}
+		if len(p.taskTypeVersions) > 0 {
+			r.Versions = strings.Trim(fmt.Sprint(p.taskTypeVersions), "[]")
+		}
+		switch {
+		case p.create == nil:
+			r.Mode = "sync"
+		case p.execute == nil:
+			r.Mode = "async"
+		default:
+			r.Mode = "async, sync"
+		}
+		rows = append(rows, r)
+	}
+	var text strings.Builder
+	err := page.Execute(&text, rows)
+	return func(w http.ResponseWriter) {
+		if err != nil { // the template is fixed, so a test finds it
+			rest.WriteError(w, status.New(codes.Internal, err.Error()))
+			return
+		}
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+		_, _ = w.Write([]byte(text.String()))
+	}
+}

@@ -1,0 +1,123 @@
+package rest
+
+import (
+	"context"
+	"io"
+
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
+)
+
+// stream is a gRPC stream in process, as far as a service uses one: Rs come from the caller, Ss go to it.
+type stream[R, S any] struct {
+	ctx      context.Context
+	received []*R
+	sent     []*S
+}
+
+func (s *stream[R, S]) Recv() (*R, error) {
+	if err := s.ctx.Err(); err != nil {
+		return nil, err
+	}
+	if len(s.received) == 0 {
+		return nil, io.EOF
+	}
+	next := s.received[0]
+	s.received = s.received[1:]
+	return next, nil
+}
+
+func (s *stream[R, S]) Send(m *S) error {
+	s.sent = append(s.sent, m)
+	return s.ctx.Err()
+}
+
+func (s *stream[R, S]) Context() context.Context { return s.ctx }
+
+func (*stream[R, S]) SetHeader(metadata.MD) error  { return nil }
+func (*stream[R, S]) SendHeader(metadata.MD) error { return nil }
+func (*stream[R, S]) SetTrailer(metadata.MD)       {}
+
+// SendMsg and RecvMsg are what generated code is made of; a service calls Send and Recv.
+func (s *stream[R, S]) SendMsg(m any) error {
+	if m, ok := m.(*S); ok {
+		return s.Send(m)
+	}
+	return malformed("a message of another type")
+}
+
+func (s *stream[R, S]) RecvMsg(any) error { return malformed("RecvMsg is not served in process") }
+
+// executed puts an answer together that may have come in parts.
+func executed(parts []*admin.ExecuteTaskSyncResponse) (*admin.Resource, error) {
+	var resource *admin.Resource
+	outputs := map[string]*core.Literal{}
+	add := func(m *core.LiteralMap) error {
+		for name, l := range m.GetLiterals() {
+			if have, twice := outputs[name]; twice && !proto.Equal(have, l) {
+				return internal("output %q came twice with different values", name)
+			}
+			outputs[name] = l
+		}
+		return nil
+	}
+	for _, part := range parts {
+		switch part := part.GetRes().(type) {
+		case *admin.ExecuteTaskSyncResponse_Header:
+			if resource != nil {
+				return nil, internal("the plugin answered twice")
+			}
+			resource = part.Header.GetResource()
+			if err := add(resource.GetOutputs()); err != nil {
+				return nil, err
+			}
+		case *admin.ExecuteTaskSyncResponse_Outputs:
+			if err := add(part.Outputs); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if resource == nil {
+		return nil, internal("the plugin gave no result")
+	}
+	if resource.GetOutputs() == nil && len(outputs) == 0 {
+		return resource, nil
+	}
+	resource, _ = proto.Clone(resource).(*admin.Resource)
+	resource.Outputs = &core.LiteralMap{Literals: outputs}
+	return resource, nil
+}
+
+// logged is the page of a log that came in parts.
+func logged(parts []*admin.GetTaskLogsResponse) logPage {
+	page := logPage{Lines: []logLine{}}
+	for _, part := range parts {
+		switch part := part.GetPart().(type) {
+		case *admin.GetTaskLogsResponse_Header:
+			page.Next = part.Header.GetToken()
+		case *admin.GetTaskLogsResponse_Body:
+			page.Lines = append(page.Lines, lines(part.Body)...)
+		}
+	}
+	return page
+}
+
+func lines(body *admin.GetTaskLogsResponseBody) []logLine {
+	var out []logLine
+	for _, l := range body.GetStructuredLines() {
+		line := logLine{Message: l.GetMessage(), System: l.GetOriginator() == admin.LogLineOriginator_SYSTEM}
+		if l.GetTimestamp() != nil {
+			line.Time = l.GetTimestamp().AsTime().Format("2006-01-02T15:04:05.999999999Z07:00")
+		}
+		out = append(out, line)
+	}
+	if len(out) == 0 {
+		for _, text := range body.GetResults() {
+			out = append(out, logLine{Message: text})
+		}
+	}
+	return out
+}

@@ -1,0 +1,202 @@
+package rest
+
+import (
+	"encoding/json"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
+)
+
+// The answers, as api/openapi.yaml has them.
+type (
+	pluginList struct {
+		Plugins []plugin `json:"plugins"`
+	}
+	plugin struct {
+		Name             string   `json:"name"`
+		TaskType         string   `json:"task_type"`
+		PluginVersion    string   `json:"plugin_version"`
+		TaskTypeVersions []int32  `json:"task_type_versions"`
+		Mode             string   `json:"mode"`
+		Capabilities     []string `json:"capabilities"`
+	}
+	created struct {
+		JobID     string `json:"job_id"`
+		ErrorCode string `json:"error_code"`
+		Message   string `json:"message"`
+	}
+	deleted struct {
+		ErrorCode string `json:"error_code"`
+		Message   string `json:"message"`
+	}
+	failure struct {
+		ErrorCode string `json:"error_code"`
+		Message   string `json:"message"`
+	}
+	pollReply struct {
+		Results []pollResult `json:"results"`
+	}
+	pollResult struct {
+		Job   *jobStatus `json:"job,omitempty"`
+		Error *pollError `json:"error,omitempty"`
+	}
+	pollError struct {
+		Status            int     `json:"status"`
+		ErrorCode         string  `json:"error_code"`
+		Message           string  `json:"message"`
+		RetryAfterSeconds float64 `json:"retry_after_seconds,omitempty"`
+	}
+	jobSpec struct {
+		TaskType      string `json:"task_type"`
+		PluginVersion string `json:"plugin_version"`
+	}
+	jobStatus struct {
+		JobSpec          jobSpec           `json:"job_spec"`
+		JobState         string            `json:"job_state"`
+		ErrorCode        string            `json:"error_code"`
+		ErrorKind        string            `json:"error_kind,omitempty"`
+		Recoverable      *bool             `json:"recoverable,omitempty"`
+		Message          string            `json:"message"`
+		Outputs          json.RawMessage   `json:"outputs,omitempty"`
+		LogLinks         []json.RawMessage `json:"log_links,omitempty"`
+		CustomInfo       json.RawMessage   `json:"custom_info,omitempty"`
+		PollAfterSeconds float64           `json:"poll_after_seconds,omitempty"`
+	}
+	logPage struct {
+		Lines []logLine `json:"lines"`
+		Next  string    `json:"next"`
+	}
+	logLine struct {
+		Time    string `json:"time,omitempty"`
+		Message string `json:"message"`
+		System  bool   `json:"system"`
+	}
+	metricsReply struct {
+		Metrics []metric `json:"metrics"`
+	}
+	metric struct {
+		Name string          `json:"name"`
+		Data json.RawMessage `json:"data,omitempty"`
+	}
+)
+
+// legacyStates are the phases of services that set the state only. RETRYABLE_FAILURE is the zero value, which cannot be told
+// from a state that was never set.
+var legacyStates = map[admin.State]core.TaskExecution_Phase{
+	admin.State_PENDING: core.TaskExecution_INITIALIZING, admin.State_RUNNING: core.TaskExecution_RUNNING,
+	admin.State_SUCCEEDED: core.TaskExecution_SUCCEEDED, admin.State_PERMANENT_FAILURE: core.TaskExecution_FAILED,
+}
+
+// jobStatusOf is a resource in the contract's words.
+func jobStatusOf(spec jobSpec, r *admin.Resource, pollAfter time.Duration) (*jobStatus, error) {
+	phase := r.GetPhase()
+	if phase == core.TaskExecution_UNDEFINED {
+		phase = legacyStates[r.GetState()]
+	}
+	if _, known := core.TaskExecution_Phase_name[int32(phase)]; !known || phase == core.TaskExecution_UNDEFINED {
+		return nil, status.Errorf(codes.Internal, "the plugin gave a job without a phase")
+	}
+	s := &jobStatus{
+		JobSpec: spec, JobState: phase.String(), Message: r.GetMessage(), PollAfterSeconds: max(pollAfter, 0).Seconds(),
+	}
+	var err error
+	if r.GetOutputs() != nil {
+		if s.Outputs, err = marshal(r.GetOutputs()); err != nil {
+			return nil, err
+		}
+	}
+	if r.GetCustomInfo() != nil {
+		if s.CustomInfo, err = marshal(r.GetCustomInfo()); err != nil {
+			return nil, err
+		}
+	}
+	for _, l := range r.GetLogLinks() {
+		link, err := marshal(l)
+		if err != nil {
+			return nil, err
+		}
+		s.LogLinks = append(s.LogLinks, link)
+	}
+	if e := r.GetAgentError(); e != nil {
+		recoverable := e.GetKind() == admin.AgentError_RECOVERABLE
+		s.ErrorCode, s.ErrorKind, s.Recoverable = e.GetCode(), e.GetOrigin().String(), &recoverable
+	}
+	return s, nil
+}
+
+func pollErrorOf(st *status.Status) *pollError {
+	return &pollError{
+		Status: Status(st.Code()), ErrorCode: CodeName(st.Code()), Message: message(st), RetryAfterSeconds: retryAfter(st).Seconds(),
+	}
+}
+
+// errorOf is the status of an Error message.
+func errorOf(e *flytebackendv1.Error) *status.Status {
+	code := codes.Code(max(e.GetCode(), 0))
+	if code == codes.OK {
+		code = codes.Unknown
+	}
+	st := status.New(code, e.GetMessage())
+	if e.GetRetryAfter() == nil {
+		return st
+	}
+	if with, err := st.WithDetails(&errdetails.RetryInfo{RetryDelay: e.GetRetryAfter()}); err == nil {
+		return with
+	}
+	return st
+}
+
+func retryAfter(st *status.Status) time.Duration {
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.RetryInfo); ok {
+			return max(info.GetRetryDelay().AsDuration(), 0)
+		}
+	}
+	return 0
+}
+
+// message is never empty: people read it.
+func message(st *status.Status) string {
+	if st.Message() == "" {
+		return "the service gave no reason"
+	}
+	return strings.ToValidUTF8(st.Message(), "\uFFFD")
+}
+
+// WriteError answers with an error in the contract's form: the status of its code, Retry-After if it asks for a pause, and a
+// body of error_code and message.
+func WriteError(w http.ResponseWriter, st *status.Status) { writeError(w, Status(st.Code()), st) }
+
+func writeError(w http.ResponseWriter, httpStatus int, st *status.Status) {
+	if pause := retryAfter(st); pause > 0 {
+		w.Header().Set("Retry-After", strconv.FormatFloat(math.Ceil(pause.Seconds()), 'f', 0, 64))
+	}
+	WriteJSON(w, httpStatus, failure{CodeName(st.Code()), message(st)})
+}
+
+// WriteJSON answers with a value as JSON, which is not to be kept by caches.
+func WriteJSON(w http.ResponseWriter, httpStatus int, v any) {
+	raw, err := json.Marshal(v)
+	if err != nil { // a plugin's text, such as a name that a log link may not have
+		httpStatus = http.StatusInternalServerError
+		raw, _ = json.Marshal(failure{CodeName(codes.Internal), "the service's answer cannot be written as JSON"})
+	}
+	raw = append(raw, '\n')
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(len(raw)))
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(httpStatus)
+	_, _ = w.Write(raw) // the caller hung up: there is nobody to tell
+}
