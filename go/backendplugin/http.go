@@ -1,6 +1,7 @@
 package backendplugin
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	_ "embed"
@@ -25,7 +26,8 @@ const DefaultRESTAddress = ":8080"
 
 // WithREST serves REST too, as api/openapi.yaml has it: the same plugins, TLS files and limits, in the same process. With the
 // plugins it serves /healthz, /readyz, /metrics, /openapi.json and /docs. Where [WithClientCA] asks for client certificates,
-// health, readiness and metrics are answered without one, so that kubelet and Prometheus can ask.
+// health, readiness and metrics are answered without one, so that kubelet and Prometheus can ask; everything else is 401.
+// In plain text it speaks HTTP/1.1 and HTTP/2 without negotiation, with TLS what the caller prefers. An empty address is no REST.
 func WithREST(address string) Option { return func(o *options) { o.restAddress = address } }
 
 // WithRESTListener is WithREST for a listener that is open already; the server closes it.
@@ -48,34 +50,38 @@ var (
 func newHTTPServer(o *options, plugins Plugins, svc rest.Services, metrics http.Handler) (*httpServer, error) {
 	h := &httpServer{}
 	h.ready.Store(&starting)
-	mux := map[string]http.Handler{
-		"/healthz":      answering(func(w http.ResponseWriter) { rest.WriteJSON(w, http.StatusOK, map[string]string{"status": "up"}) }),
-		"/readyz":       answering(h.serveReady),
-		"/openapi.json": answering(serveOpenAPI),
-		"/docs":         answering(servePage(plugins)),
+	if metrics == nil {
+		metrics = answering(func(w http.ResponseWriter) {
+			rest.WriteError(w, status.New(codes.NotFound, "this service has no metrics"))
+		})
 	}
-	if metrics != nil {
-		mux["/metrics"] = metrics
+	forAll := map[string]http.Handler{ // with or without a certificate
+		"/healthz": answering(func(w http.ResponseWriter) { rest.WriteJSON(w, http.StatusOK, map[string]string{"status": "up"}) }),
+		"/readyz":  answering(h.serveReady),
+		"/metrics": metrics,
 	}
+	pages := map[string]http.Handler{"/openapi.json": answering(serveOpenAPI), "/docs": answering(servePage(plugins))}
 	calls := rest.NewHandler(svc, rest.Options{MaxBodyBytes: int64(o.maxMessageSize), Log: o.log})
 	needsCertificate := o.clientCA != ""
 	h.server = &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			switch op, ok := mux[r.URL.Path]; {
-			case ok && r.Method != http.MethodGet && r.Method != http.MethodHead:
-				w.Header().Set("Allow", "GET, HEAD")
-				rest.WriteJSON(w, http.StatusMethodNotAllowed, map[string]string{
-					"error_code": rest.CodeName(codes.Unimplemented), "message": r.URL.Path + " has GET, HEAD, not " + r.Method,
-				})
-			case ok:
-				op.ServeHTTP(w, r)
+			if r.ContentLength != 0 { // calls look after their own body; nobody reads any other, and net/http would wait for its end
+				_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(rest.DefaultBodyTimeout))
+			}
+			op, isForAll := forAll[r.URL.Path]
+			page, isPage := pages[r.URL.Path]
+			switch {
+			case isForAll:
+				getOnly(w, r, op)
 			case needsCertificate && (r.TLS == nil || len(r.TLS.VerifiedChains) == 0):
 				rest.WriteError(w, status.New(codes.Unauthenticated, "this service wants a client certificate"))
+			case isPage:
+				getOnly(w, r, page)
 			default:
 				calls.ServeHTTP(w, r)
 			}
 		}),
-		ReadHeaderTimeout: 10 * time.Second,
+		ReadHeaderTimeout: cmp.Or(o.headerTimeout, 10*time.Second),
 		IdleTimeout:       5 * time.Minute, // longer than propeller's own, so that it is never hung up on while it sends
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(o.log.Handler(), slog.LevelDebug), // scanners that hang up, and the like
@@ -140,6 +146,18 @@ func (h *httpServer) stop(within time.Duration) error {
 	return nil
 }
 
+// getOnly answers methods that a page does not have.
+func getOnly(w http.ResponseWriter, r *http.Request, page http.Handler) {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		page.ServeHTTP(w, r)
+		return
+	}
+	w.Header().Set("Allow", "GET, HEAD")
+	rest.WriteJSON(w, http.StatusMethodNotAllowed, map[string]string{
+		"error_code": rest.CodeName(codes.Unimplemented), "message": fmt.Sprintf("%s has GET, HEAD, not %.20q", r.URL.Path, r.Method),
+	})
+}
+
 func answering(f func(http.ResponseWriter)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { f(w) })
 }
@@ -154,8 +172,7 @@ func (h *httpServer) serveReady(w http.ResponseWriter) {
 }
 
 func serveOpenAPI(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	_, _ = w.Write(rest.OpenAPI)
+	rest.Write(w, http.StatusOK, "application/json; charset=utf-8", rest.OpenAPI)
 }
 
 //go:embed docs.tmpl
@@ -189,8 +206,7 @@ func servePage(plugins Plugins) func(http.ResponseWriter) {
 			rest.WriteError(w, status.New(codes.Internal, err.Error()))
 			return
 		}
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		_, _ = w.Write([]byte(text.String()))
+		rest.Write(w, http.StatusOK, "text/html; charset=utf-8", []byte(text.String()))
 	}
 }

@@ -53,6 +53,7 @@ type options struct {
 	secrets        Secrets
 	log            *slog.Logger
 	server         []grpc.ServerOption
+	headerTimeout  time.Duration // of REST callers; 0 is ten seconds
 	restAddress    string
 	restListener   net.Listener
 	maxWatches     int

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -57,6 +58,10 @@ func (h *handler) plugins(a *admin.Agent) []plugin {
 	}
 	var out []plugin
 	at := map[string]int{}
+	takesAny := map[string]bool{}
+	for _, c := range categories {
+		takesAny[c.GetName()] = takesAny[c.GetName()] || c.GetVersion() == 0
+	}
 	for _, c := range categories {
 		i, seen := at[c.GetName()]
 		if !seen {
@@ -69,7 +74,7 @@ func (h *handler) plugins(a *admin.Agent) []plugin {
 				out[i].Capabilities = append(out[i].Capabilities, h.svc.Capabilities(c.GetName(), version, mode)...)
 			}
 		}
-		if c.GetVersion() > 0 {
+		if c.GetVersion() > 0 && !takesAny[c.GetName()] {
 			out[i].TaskTypeVersions = append(out[i].TaskTypeVersions, c.GetVersion())
 		}
 	}
@@ -137,13 +142,13 @@ func (h *handler) execute(ctx context.Context, req *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stream[admin.ExecuteTaskSyncRequest, admin.ExecuteTaskSyncResponse]{ctx: ctx, received: []*admin.ExecuteTaskSyncRequest{
+	s := &stream[admin.ExecuteTaskSyncRequest, admin.ExecuteTaskSyncResponse]{ctx: ctx, limit: h.maxBody, received: []*admin.ExecuteTaskSyncRequest{
 		{Part: &admin.ExecuteTaskSyncRequest_Header{Header: &admin.CreateRequestHeader{
 			Template: in.GetTemplate(), OutputPrefix: in.GetOutputPrefix(), TaskExecutionMetadata: in.GetTaskExecutionMetadata(), MaxDatasetSizeBytes: limit,
 		}}},
 		{Part: &admin.ExecuteTaskSyncRequest_Inputs{Inputs: in.GetInputs()}},
 	}}
-	if err := h.svc.Sync.ExecuteTaskSync(s); err != nil {
+	if err := s.over(h.svc.Sync.ExecuteTaskSync(s)); err != nil {
 		return nil, err
 	}
 	resource, err := executed(s.sent)
@@ -165,6 +170,11 @@ func (req *request) queried() (ref, error) {
 	for _, name := range []string{"job_id", "output_prefix", "task_type_version"} {
 		if len(req.query[name]) > 1 {
 			return ref{}, malformed("%s stands in the query more than once", name)
+		}
+	}
+	for _, name := range []string{"output_prefix", "task_type_version"} {
+		if !utf8.ValidString(req.query.Get(name)) {
+			return ref{}, malformed("%s is not UTF-8", name)
 		}
 	}
 	s := req.query.Get("job_id")
@@ -257,7 +267,7 @@ func (h *handler) poll(ctx context.Context, req *request) (any, error) {
 	for i, l := range looked {
 		out.Results[i].Job = l.job
 		if l.err != nil {
-			out.Results[i].Error = pollErrorOf(statusOf(ctx, l.err))
+			out.Results[i].Error = pollErrorOf(statusOf(l.err))
 		}
 	}
 	return out, nil
@@ -272,7 +282,10 @@ type looked struct {
 // look polls jobs, and gives a result for each of them.
 func (h *handler) look(ctx context.Context, req *request, jobs []ref) ([]looked, error) {
 	if h.svc.Batch != nil {
-		return h.lookAtOnce(ctx, req, jobs)
+		out, err := h.lookAtOnce(ctx, req, jobs)
+		if status.Code(err) != codes.Unimplemented {
+			return out, err
+		} // as flytebackend.v1 has it, the service does without
 	}
 	out := make([]looked, len(jobs))
 	const atOnce = 16
@@ -280,11 +293,16 @@ func (h *handler) look(ctx context.Context, req *request, jobs []ref) ([]looked,
 	var wg sync.WaitGroup
 	for i, job := range jobs {
 		slots <- struct{}{}
+		if err := ctx.Err(); err != nil {
+			out[i].err = err // the caller is gone
+			<-slots
+			continue
+		}
 		wg.Go(func() {
 			defer func() { <-slots }()
 			defer func() {
-				if recover() != nil { // in a goroutine of its own a panic would end the process
-					out[i] = looked{err: internal("the service panicked")}
+				if p := recover(); p != nil { // in a goroutine of its own a panic would end the process
+					out[i] = looked{err: h.panicked(ctx, req.http, p).Err()}
 				}
 			}()
 			r, err := h.svc.Async.GetTask(ctx, &admin.GetTaskRequest{
@@ -370,11 +388,11 @@ func (h *handler) logs(ctx context.Context, req *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stream[admin.GetTaskLogsRequest, admin.GetTaskLogsResponse]{ctx: ctx}
+	s := &stream[admin.GetTaskLogsRequest, admin.GetTaskLogsResponse]{ctx: ctx, limit: h.maxBody}
 	err = h.svc.Async.GetTaskLogs(&admin.GetTaskLogsRequest{
 		TaskType: req.taskType, TaskCategory: req.category(job), ResourceMeta: job.id, Lines: uint64(lines), Token: token, //nolint:gosec // not negative
 	}, s)
-	if err != nil {
+	if err = s.over(err); err != nil {
 		return nil, err
 	}
 	return logged(s.sent), nil
@@ -390,15 +408,16 @@ func (h *handler) metrics(ctx context.Context, req *request) (any, error) {
 		return nil, err
 	}
 	in := &admin.GetTaskMetricsRequest{TaskType: req.taskType, TaskCategory: req.category(job), ResourceMeta: job.id}
-	var queries []*string
-	if _, err := req.body.read("queries", "an array of strings", &queries); err != nil {
+	var queries []json.RawMessage
+	if _, err := req.body.read("queries", "an array", &queries); err != nil {
 		return nil, err
 	}
-	for i, q := range queries {
-		if q == nil {
-			return nil, malformed("queries[%d] is not a string", i)
+	for i, raw := range queries {
+		q, err := text(raw, fmt.Sprintf("queries[%d]", i))
+		if err != nil {
+			return nil, err
 		}
-		in.Queries = append(in.Queries, *q)
+		in.Queries = append(in.Queries, q)
 	}
 	start, err := req.body.time("start")
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -14,11 +15,17 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// malformed is the error for a request that is wrong and stays so.
+// malformed is the error for a request that is wrong and stays so. It may quote the request, but not at any length.
 func malformed(format string, args ...any) error {
-	return status.Errorf(codes.InvalidArgument, format, args...)
+	const most = 1 << 10
+	text := fmt.Sprintf(format, args...)
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return status.Error(codes.InvalidArgument, text)
 }
 
 // fields are the members of a JSON object. encoding/json alone would let through what the contract does not: null for a
@@ -41,7 +48,27 @@ func object(raw []byte, what string) (fields, error) {
 	if f == nil {
 		return nil, malformed("%s is null; a JSON object is due", what)
 	}
+	if name, is := doubled(raw); is {
+		return nil, malformed("%s has %q twice", what, name)
+	}
 	return f, nil
+}
+
+// doubled finds a member that a JSON object has twice. encoding/json would take the last one, others take the first one.
+func doubled(raw []byte) (name string, is bool) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	_, _ = d.Token() // it has been read once without an error
+	seen := map[string]bool{}
+	var value json.RawMessage
+	for d.More() {
+		key, _ := d.Token()
+		name, _ = key.(string)
+		if _ = d.Decode(&value); seen[name] {
+			return name, true
+		}
+		seen[name] = true
+	}
+	return "", false
 }
 
 // read reads a member into a Go value of the JSON type that kind names. It says whether the member is there.
@@ -50,25 +77,52 @@ func (f fields) read(name, kind string, into any) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	if bytes.Equal(bytes.TrimSpace(raw), []byte("null")) || json.Unmarshal(raw, into) != nil {
+	if isNull(raw) || json.Unmarshal(raw, into) != nil {
 		return false, malformed("%s is not %s", name, kind)
 	}
 	return true, nil
 }
 
+func isNull(raw json.RawMessage) bool { return bytes.Equal(raw, []byte("null")) }
+
 func (f fields) text(name string) (string, error) {
-	var s string
-	_, err := f.read(name, "a string", &s)
-	return s, err
+	raw, ok := f[name]
+	if !ok {
+		return "", nil
+	}
+	return text(raw, name)
+}
+
+// text reads a string. encoding/json would put something else in the place of half a character.
+func text(raw json.RawMessage, name string) (string, error) {
+	var s wrapperspb.StringValue
+	if isNull(raw) || protojson.Unmarshal(raw, &s) != nil {
+		return "", malformed("%s is not a string", name)
+	}
+	return s.GetValue(), nil
 }
 
 // whole reads an integer from 0 to limit. JSON has one kind of number, so 7.0 is an integer too.
-func (f fields) whole(name string, limit float64) (int64, error) {
-	n, err := f.number(name, limit)
-	if err == nil && n != math.Trunc(n) {
-		err = malformed("%s is %v, which is no integer", name, n)
+func (f fields) whole(name string, limit int64) (int64, error) {
+	var n float64
+	if has, err := f.read(name, "a number", &n); err != nil || !has {
+		return 0, err
 	}
-	return int64(n), err
+	exact, err := strconv.ParseInt(string(f[name]), 10, 64)
+	if err != nil { // written as a fraction, with an exponent, or too large
+		const over = 1 << 63
+		if n != math.Trunc(n) {
+			return 0, malformed("%s is %v, which is no integer", name, n)
+		}
+		if n >= over {
+			return 0, malformed("%s is %v, which is not from 0 to %d", name, n, limit)
+		}
+		exact = int64(max(n, -1))
+	}
+	if exact < 0 || exact > limit {
+		return 0, malformed("%s is %s, which is not from 0 to %d", name, f[name], limit)
+	}
+	return exact, nil
 }
 
 func (f fields) number(name string, limit float64) (float64, error) {
@@ -100,8 +154,19 @@ func (f fields) message(name string, into proto.Message) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw, into); err != nil {
-		return false, malformed("%s: %s", name, strings.ReplaceAll(strings.TrimPrefix(err.Error(), "proto:"), "\u00a0", " "))
+	bad := ""
+	if protojson.Unmarshal(raw, into) != nil {
+		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw, into); err != nil {
+			why := strings.ReplaceAll(err.Error(), "\u00a0", " ") // protobuf's own way to keep programs from reading its errors
+			return false, malformed("%s: %s", name, strings.TrimSpace(strings.TrimPrefix(why, "proto:")))
+		}
+		bad = unknownName(raw, into) // it passed over what it does not know, names of enums among it
+	}
+	if bad == "" {
+		bad = unknownNumber(into.ProtoReflect())
+	}
+	if bad != "" {
+		return false, malformed("%s: %s", name, bad)
 	}
 	return true, nil
 }
@@ -133,7 +198,7 @@ func (f fields) taskTypeVersion() (int32, error) {
 func marshal(m proto.Message) (json.RawMessage, error) {
 	raw, err := protojson.Marshal(m)
 	if err != nil {
-		return nil, fmt.Errorf("the service's answer cannot be written as JSON: %w", err)
+		return nil, internal("the service's answer cannot be written as JSON: %v", err)
 	}
 	return raw, nil
 }

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -49,7 +50,8 @@ type Services struct {
 
 // Options change how requests are taken.
 type Options struct {
-	// MaxBodyBytes limits a request's body; a larger one is 413. 0 means DefaultMaxBodyBytes.
+	// MaxBodyBytes limits a request's body, and what a service may stream as one answer; more is 413. 0 means
+	// [DefaultMaxBodyBytes].
 	MaxBodyBytes int64
 	// BodyTimeout limits how long a request's body may take to arrive; 0 means [DefaultBodyTimeout].
 	BodyTimeout time.Duration
@@ -119,9 +121,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p == http.ErrAbortHandler { //nolint:errorlint // it is thrown as it is
 			panic(p)
 		}
-		h.log.ErrorContext(r.Context(), "the service panicked", "method", r.Method, "panic", p, "stack", string(debug.Stack()))
-		WriteError(w, status.New(codes.Internal, "the service panicked; its log has the details"))
+		WriteError(w, h.panicked(r.Context(), r, p))
 	}()
+	if r.ContentLength != 0 {
+		// A deadline for the whole request would end calls that take long. This one ends with the body, and with the request
+		// where nobody reads the body: net/http reads on after an answer.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.bodyTimeout))
+	}
 	methods, req, err := find(r)
 	if err != nil {
 		WriteError(w, status.Convert(err))
@@ -149,10 +155,21 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	answer, err := call(h, ctx, req)
 	if err != nil {
-		WriteError(w, statusOf(ctx, err))
+		var e *tooLarge
+		if errors.As(err, &e) {
+			writeError(w, http.StatusRequestEntityTooLarge, status.New(codes.ResourceExhausted, e.Error()))
+			return
+		}
+		WriteError(w, statusOf(err))
 		return
 	}
 	WriteJSON(w, http.StatusOK, answer)
+}
+
+// panicked logs a panic, and gives its answer. What was thrown may hold anything, so it goes to the log and no further.
+func (h *handler) panicked(ctx context.Context, r *http.Request, p any) *status.Status {
+	h.log.ErrorContext(ctx, "the service panicked", "method", r.Method, "panic", p, "stack", string(debug.Stack()))
+	return status.New(codes.Internal, "the service panicked; its log has the details")
 }
 
 // allow answers a method that the path does not have.
@@ -163,7 +180,7 @@ func allow(w http.ResponseWriter, r *http.Request, methods map[string]route) {
 	}
 	slices.Sort(has)
 	w.Header().Set("Allow", strings.Join(has, ", "))
-	writeError(w, http.StatusMethodNotAllowed, status.Newf(codes.Unimplemented, "%s has %s, not %s", r.URL.Path, strings.Join(has, ", "), r.Method))
+	writeError(w, http.StatusMethodNotAllowed, status.Newf(codes.Unimplemented, "%.200s has %s, not %.20q", r.URL.Path, strings.Join(has, ", "), r.Method))
 }
 
 // find finds the calls of a path. It looks at the path as it was sent, in which a task type's own slashes are escaped.
@@ -195,14 +212,17 @@ func find(r *http.Request) (map[string]route, *request, error) {
 	if req.taskType, err = url.PathUnescape(parts[1]); err != nil || req.taskType == "" {
 		return nil, nil, noSuchPath(r)
 	}
+	if !utf8.ValidString(req.taskType) {
+		return nil, nil, malformed("the task type in the path is not UTF-8")
+	}
 	if req.version, err = url.PathUnescape(parts[2]); err != nil || !pluginVersion.MatchString(req.version) {
-		return nil, nil, status.Errorf(codes.NotFound, "this service has no plugin in version %q", parts[2])
+		return nil, nil, status.Errorf(codes.NotFound, "this service has no plugin in version %.100q", parts[2])
 	}
 	return methods, req, nil
 }
 
 func noSuchPath(r *http.Request) error {
-	return status.Errorf(codes.NotFound, "there is no path %s; the plugins are below %s", r.URL.Path, Root)
+	return status.Errorf(codes.NotFound, "there is no path %.200s; the plugins are below %s", r.URL.Path, Root)
 }
 
 // readBody reads the JSON object that is the body. It gives the answer when it cannot.
@@ -215,18 +235,19 @@ func (h *handler) readBody(w http.ResponseWriter, r *http.Request, req *request)
 	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
 		return status.Newf(codes.InvalidArgument, "the body is encoded as %q, which this service does not read", e), http.StatusUnsupportedMediaType
 	}
-	// A deadline for the whole request would later end calls that take long.
-	conn := http.NewResponseController(w)
-	_ = conn.SetReadDeadline(time.Now().Add(h.bodyTimeout)) // what has no deadlines, such as a test's recorder, has no slow callers
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody))
-	_ = conn.SetReadDeadline(time.Time{})
 	var large *http.MaxBytesError
+	var raw []byte
+	if r.ContentLength <= h.maxBody {
+		raw, err = io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody))
+	}
 	switch {
-	case errors.As(err, &large):
-		return status.Newf(codes.ResourceExhausted, "the request is larger than %d bytes, the limit of this service", h.maxBody), http.StatusRequestEntityTooLarge
+	case r.ContentLength > h.maxBody || errors.As(err, &large):
+		return status.Newf(codes.ResourceExhausted, "the request is larger than %d bytes, the limit of this service (in the Go SDK, WithMaxMessageSize)",
+			h.maxBody), http.StatusRequestEntityTooLarge
 	case err != nil:
 		return status.New(codes.InvalidArgument, "the body broke off, or was too slow to arrive"), http.StatusBadRequest
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	if req.body, err = object(raw, "the body"); err != nil {
 		return status.Convert(err), http.StatusBadRequest
 	}
@@ -269,14 +290,15 @@ func (address) Network() string  { return "tcp" }
 func (a address) String() string { return string(a) }
 
 // statusOf is the status of a service's error, as gRPC would have made it.
-func statusOf(ctx context.Context, err error) *status.Status {
-	if st, ok := status.FromError(err); ok {
-		return st
+func statusOf(err error) *status.Status {
+	st, ok := status.FromError(err)
+	if !ok {
+		st = status.FromContextError(err)
 	}
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		return status.FromContextError(err)
+	if st.Code() == codes.OK { // an error that says that there is none
+		return status.New(codes.Unknown, err.Error())
 	}
-	return status.New(codes.Unknown, err.Error())
+	return st
 }
 
 func internal(format string, args ...any) error {

@@ -25,7 +25,7 @@ func EncodeJobID(id []byte) string {
 	return base64Prefix + base64.RawURLEncoding.EncodeToString(id)
 }
 
-// DecodeJobID is the reverse of EncodeJobID. It gives an error for what EncodeJobID never makes of an id.
+// DecodeJobID is the reverse of EncodeJobID. It gives an error for what EncodeJobID never makes of an id: a job has one name.
 func DecodeJobID(s string) ([]byte, error) {
 	id := []byte(s)
 	if rest, ok := strings.CutPrefix(s, base64Prefix); ok {
@@ -34,8 +34,13 @@ func DecodeJobID(s string) ([]byte, error) {
 			return nil, fmt.Errorf("begins with %q, and unpadded URL-safe base64 does not follow", base64Prefix)
 		}
 	}
-	if len(id) == 0 || len(id) > MaxJobID {
+	switch {
+	case len(id) == 0 || len(id) > MaxJobID:
 		return nil, fmt.Errorf("has %d bytes; 1 to %d are due", len(id), MaxJobID)
+	case !utf8.ValidString(s):
+		return nil, fmt.Errorf("is not UTF-8; other ids begin with %q", base64Prefix)
+	case EncodeJobID(id) != s:
+		return nil, fmt.Errorf("begins with %q although it is text, which travels as it is", base64Prefix)
 	}
 	return id, nil
 }

@@ -2,9 +2,12 @@ package rest
 
 import (
 	"context"
+	"fmt"
 	"io"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
@@ -16,11 +19,32 @@ type stream[R, S any] struct {
 	ctx      context.Context
 	received []*R
 	sent     []*S
+	// limit bounds what is sent, in bytes: here it is kept until the service has ended.
+	limit int64
+	size  int64
+}
+
+// tooLarge is the error of an answer that is over the limit.
+type tooLarge struct{ limit int64 }
+
+func (e *tooLarge) Error() string {
+	return fmt.Sprintf("the answer is larger than %d bytes, the limit of this service (in the Go SDK, WithMaxMessageSize)", e.limit)
+}
+
+// GRPCStatus is the error as the service sees it.
+func (e *tooLarge) GRPCStatus() *status.Status { return status.New(codes.ResourceExhausted, e.Error()) }
+
+// over is the error of a stream that sent too much, whatever the service made of it, and else err.
+func (s *stream[R, S]) over(err error) error {
+	if s.size > s.limit {
+		return &tooLarge{s.limit}
+	}
+	return err
 }
 
 func (s *stream[R, S]) Recv() (*R, error) {
 	if err := s.ctx.Err(); err != nil {
-		return nil, err
+		return nil, status.FromContextError(err).Err()
 	}
 	if len(s.received) == 0 {
 		return nil, io.EOF
@@ -31,8 +55,14 @@ func (s *stream[R, S]) Recv() (*R, error) {
 }
 
 func (s *stream[R, S]) Send(m *S) error {
+	if m, ok := any(m).(proto.Message); ok {
+		s.size += int64(proto.Size(m))
+	}
+	if s.size > s.limit {
+		return &tooLarge{s.limit}
+	}
 	s.sent = append(s.sent, m)
-	return s.ctx.Err()
+	return status.FromContextError(s.ctx.Err()).Err()
 }
 
 func (s *stream[R, S]) Context() context.Context { return s.ctx }

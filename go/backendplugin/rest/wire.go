@@ -104,7 +104,7 @@ func jobStatusOf(spec jobSpec, r *admin.Resource, pollAfter time.Duration) (*job
 		phase = legacyStates[r.GetState()]
 	}
 	if _, known := core.TaskExecution_Phase_name[int32(phase)]; !known || phase == core.TaskExecution_UNDEFINED {
-		return nil, status.Errorf(codes.Internal, "the plugin gave a job without a phase")
+		return nil, status.Errorf(codes.DataLoss, "the plugin gave a job whose phase is not set or unknown (%d)", phase)
 	}
 	s := &jobStatus{
 		JobSpec: spec, JobState: phase.String(), Message: r.GetMessage(), PollAfterSeconds: max(pollAfter, 0).Seconds(),
@@ -129,7 +129,10 @@ func jobStatusOf(spec jobSpec, r *admin.Resource, pollAfter time.Duration) (*job
 	}
 	if e := r.GetAgentError(); e != nil {
 		recoverable := e.GetKind() == admin.AgentError_RECOVERABLE
-		s.ErrorCode, s.ErrorKind, s.Recoverable = e.GetCode(), e.GetOrigin().String(), &recoverable
+		s.ErrorCode, s.ErrorKind, s.Recoverable = e.GetCode(), core.ExecutionError_UNKNOWN.String(), &recoverable
+		if _, known := core.ExecutionError_ErrorKind_name[int32(e.GetOrigin())]; known {
+			s.ErrorKind = e.GetOrigin().String()
+		}
 	}
 	return s, nil
 }
@@ -184,19 +187,29 @@ func writeError(w http.ResponseWriter, httpStatus int, st *status.Status) {
 	WriteJSON(w, httpStatus, failure{CodeName(st.Code()), message(st)})
 }
 
-// WriteJSON answers with a value as JSON, which is not to be kept by caches.
+// WriteJSON answers with a value as JSON, which is not to be kept by caches. It blocks until the caller took the answer, but
+// for a minute at most.
 func WriteJSON(w http.ResponseWriter, httpStatus int, v any) {
 	raw, err := json.Marshal(v)
 	if err != nil { // a plugin's text, such as a name that a log link may not have
 		httpStatus = http.StatusInternalServerError
 		raw, _ = json.Marshal(failure{CodeName(codes.Internal), "the service's answer cannot be written as JSON"})
 	}
-	raw = append(raw, '\n')
+	Write(w, httpStatus, "application/json; charset=utf-8", append(raw, '\n'))
+}
+
+// Write answers with content of any type, in the same way as [WriteJSON].
+func Write(w http.ResponseWriter, httpStatus int, contentType string, content []byte) {
 	h := w.Header()
-	h.Set("Content-Type", "application/json; charset=utf-8")
-	h.Set("Content-Length", strconv.Itoa(len(raw)))
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(content)))
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
+	// A server's own limit would end calls that take long. What has no deadlines has no slow callers.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.WriteHeader(httpStatus)
-	_, _ = w.Write(raw) // the caller hung up: there is nobody to tell
+	_, _ = w.Write(content) // the caller hung up: there is nobody to tell
 }
+
+// writeTimeout is how long a caller may take to read an answer.
+const writeTimeout = time.Minute
