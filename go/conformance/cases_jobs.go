@@ -327,6 +327,9 @@ func (p *probe) honoured() call {
 	if !again.ok() || !bytes.Equal(first.id, again.id) {
 		p.skip("the service does not honour keys (create/same-key-same-job says more)")
 	}
+	if other := p.create(p.newCall()); other.ok() && bytes.Equal(first.id, other.id) {
+		p.skip("the plugin gives all jobs of a task the same id, so its keys cannot be told from it")
+	}
 	return c
 }
 
@@ -579,7 +582,7 @@ var oddIDs = []struct{ name, what, id string }{
 	{"control-characters", "control characters, line ends among them", "a\x01\r\nX-Injected: 1\r\n\r\n\x7f"},
 	{"traversal", "a path to a file of the system", "../../../../../../etc/passwd"},
 	{"sql", "a piece of SQL", "x'; DROP TABLE jobs; --"},
-	{"json", "JSON of another kind than any id", `{"__class__": "x", "id": [[[{"a": null}]]], "n": 1e400}`},
+	{"json", "JSON of another kind than any id", `[[[{"__class__": "x"}]], 1e400]`},
 	{"64-kib", "64 KiB, the longest id there may be", strings.Repeat("0123456789abcdef", maxID/16)},
 }
 
@@ -738,7 +741,9 @@ var executeCases = []Case{
 		Purpose: "A synchronous call whose stream has inputs and no header is refused.",
 		run: func(p *probe) {
 			c := p.newCall()
-			r := p.ask(func(ctx context.Context) reply { return p.grpc().stream(ctx, c, "ExecuteTaskSync with inputs and no header", inputsPart(c.inputs)) })
+			r := p.ask(func(ctx context.Context) reply {
+				return p.grpc().stream(ctx, c, "ExecuteTaskSync with inputs and no header", inputsPart(c.inputs))
+			})
 			p.check(!r.lost && r.code != codes.OK && unfaulty(&r), &r, "INVALID_ARGUMENT: the header is missing")
 		}},
 	{ID: "execute/inputs-in-parts", Level: Should, Contract: secExecute, Protocols: onlyGRPC, scope: sync1,
@@ -754,7 +759,9 @@ var executeCases = []Case{
 				p.skip("the task has no inputs")
 			}
 			parts = append(parts, inputsPart(&core.LiteralMap{}))
-			r := p.ask(func(ctx context.Context) reply { return p.grpc().stream(ctx, c, "ExecuteTaskSync with each input in a message of its own, and an empty one", parts...) })
+			r := p.ask(func(ctx context.Context) reply {
+				return p.grpc().stream(ctx, c, "ExecuteTaskSync with each input in a message of its own, and an empty one", parts...)
+			})
 			if p.success(&r, "the inputs are complete") {
 				p.check(r.state.phase == whole.state.phase, &r, "phase %s, as with all inputs in one message", whole.state.phase)
 			}

@@ -262,7 +262,9 @@ var extraCases = []Case{
 		Purpose: "A plugin gives a job's metrics, or says UNIMPLEMENTED.",
 		run: func(p *probe) {
 			f := p.succeeded()
-			r := p.ask(func(ctx context.Context) reply { return p.d.metrics(ctx, f.job, []string{"EXECUTION_METRIC_USED_CPU_AVG"}) })
+			r := p.ask(func(ctx context.Context) reply {
+				return p.d.metrics(ctx, f.job, []string{"EXECUTION_METRIC_USED_CPU_AVG"})
+			})
 			if !r.lost && r.code == codes.Unimplemented {
 				p.skip("the plugin gives no metrics (%s)", r.got())
 			}
@@ -274,7 +276,9 @@ var extraCases = []Case{
 	{ID: "metrics/unknown-job", Level: Must, Contract: secOptional, Protocols: both, scope: async,
 		Purpose: "The metrics of an unknown job are NOT_FOUND, or UNIMPLEMENTED where there are none.",
 		run: func(p *probe) {
-			r := p.ask(func(ctx context.Context) reply { return p.d.metrics(ctx, p.nobodys(), nil) })
+			r := p.ask(func(ctx context.Context) reply {
+				return p.d.metrics(ctx, p.nobodys(), []string{"EXECUTION_METRIC_USED_CPU_AVG"})
+			})
 			p.refused(&r, "there is no such job, or no such ability", codes.NotFound, codes.Unimplemented)
 		}},
 	{ID: "operations/health", Level: Should, Contract: secOptional, Protocols: onlyGRPC, scope: once,
@@ -325,10 +329,10 @@ var extraCases = []Case{
 		}},
 	{ID: "operations/healthz", Level: Should, Contract: secOptional, Protocols: onlyREST, scope: once,
 		Purpose: "GET /healthz is 200 with a status, as JSON.",
-		run: func(p *probe) { p.healthPage("/healthz") }},
+		run:     func(p *probe) { p.healthPage("/healthz") }},
 	{ID: "operations/readyz", Level: Should, Contract: secOptional, Protocols: onlyREST, scope: once,
 		Purpose: "GET /readyz is 200 with a status, as JSON, while the service takes calls.",
-		run: func(p *probe) { p.healthPage("/readyz") }},
+		run:     func(p *probe) { p.healthPage("/readyz") }},
 	{ID: "operations/metrics", Level: Should, Contract: secOptional, Protocols: onlyREST, scope: once,
 		Purpose: "GET /metrics is in Prometheus's text form.",
 		run: func(p *probe) {

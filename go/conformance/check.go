@@ -72,9 +72,8 @@ type made struct {
 
 // finishedJob is a job that was brought to its end for the cases that need one.
 type finishedJob struct {
-	job     job
-	created reply
-	last    reply
+	job  job
+	last reply
 }
 
 // runner runs the cases, one after the other.

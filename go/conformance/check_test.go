@@ -29,7 +29,6 @@ func TestRunMakesSubtests(t *testing.T) {
 // recorder is a testing.T that fails nobody.
 type recorder struct {
 	ctx     context.Context
-	name    string
 	all     *[]string
 	verdict string
 }
@@ -200,11 +199,13 @@ func TestWrongOptions(t *testing.T) {
 	t.Parallel()
 	good := conformance.Options{Endpoint: "127.0.0.1:1", Insecure: true}
 	for want, change := range map[string]func(*conformance.Options){
-		"Options.Endpoint is empty; name the service":   func(o *conformance.Options) { o.Endpoint = "" },
-		"is a URL; gRPC takes host:port":                func(o *conformance.Options) { o.Endpoint = "http://127.0.0.1:1" },
-		"is no URL; REST takes http://host:port":        func(o *conformance.Options) { o.Protocol = conformance.REST },
-		"neither grpc nor rest":                         func(o *conformance.Options) { o.Protocol = "soap" },
-		"replica\" is no URL":                           func(o *conformance.Options) { o.Protocol, o.Endpoint, o.Replica = conformance.REST, "http://h", "replica" },
+		"Options.Endpoint is empty; name the service": func(o *conformance.Options) { o.Endpoint = "" },
+		"is a URL; gRPC takes host:port":              func(o *conformance.Options) { o.Endpoint = "http://127.0.0.1:1" },
+		"is no URL; REST takes http://host:port":      func(o *conformance.Options) { o.Protocol = conformance.REST },
+		"neither grpc nor rest":                       func(o *conformance.Options) { o.Protocol = "soap" },
+		"replica\" is no URL": func(o *conformance.Options) {
+			o.Protocol, o.Endpoint, o.Replica = conformance.REST, "http://h", "replica"
+		},
 		"CertFile and KeyFile belong together":          func(o *conformance.Options) { o.Insecure, o.CertFile = false, "x" },
 		"Insecure and TLS exclude each other":           func(o *conformance.Options) { o.CAFile = "x" },
 		"CAFile: open no-such-file":                     func(o *conformance.Options) { o.Insecure, o.CAFile = false, "no-such-file" },

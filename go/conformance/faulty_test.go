@@ -386,7 +386,7 @@ func (f *faulty) get(ctx context.Context, r *frequest) (*fstate, *ferr) {
 	switch {
 	case f.is("unknown jobs run") && r.single && strings.HasPrefix(id, "conformance-no-such-job"):
 		return &fstate{phase: "RUNNING"}, nil
-	case f.is("odd id "+oddName(id)):
+	case f.is("odd id " + oddName(id)):
 		return nil, fail(codes.Internal, "ValueError")
 	case f.is("shows files") && strings.Contains(id, "etc/passwd"):
 		return nil, fail(codes.NotFound, "no such job: root:x:0:0")
@@ -436,7 +436,7 @@ func (f *faulty) state(r *frequest, j *fjob) (*fstate, *ferr) {
 	switch {
 	case j.deleted && f.is("polls of deleted jobs fail"):
 		return nil, fail(codes.Internal, "KeyError")
-	case j.deleted && !f.is("deletions end nothing") && !(f.is("deletions are forgotten after a restart") && j.born < f.starts && j.mode == "long"):
+	case j.deleted && !f.is("deletions end nothing") && (!f.is("deletions are forgotten after a restart") || j.born == f.starts || j.mode != "long"):
 		s.phase, s.message = "ABORTED", "deleted"
 		return s, nil
 	case f.abortNext:
@@ -480,7 +480,7 @@ func (f *faulty) state(r *frequest, j *fjob) (*fstate, *ferr) {
 func (f *faulty) delete(ctx context.Context, r *frequest) *ferr {
 	id := string(r.id)
 	f.began("delete", id)
-	if !(f.is("any task type is created") && r.taskType == "conformance_no_such_type") {
+	if !f.is("any task type is created") || r.taskType != "conformance_no_such_type" {
 		if _, e := f.find(r, false); e != nil {
 			return e
 		}

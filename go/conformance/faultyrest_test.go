@@ -461,4 +461,3 @@ func (o overREST) poll(w http.ResponseWriter, r *http.Request, q *frequest) {
 	}
 	o.answer(w, 200, object{"results": shapeBatch(o.f, results)})
 }
-

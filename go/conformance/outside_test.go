@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -93,7 +94,7 @@ func TestOutsideTheRepository(t *testing.T) {
 	run := func(endpoint string, args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), "go", args...)
 		cmd.Dir = dir
-		cmd.Env = append(env, "ENDPOINT="+endpoint)
+		cmd.Env = append(slices.Clone(env), "ENDPOINT="+endpoint)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}

@@ -469,4 +469,3 @@ func (d *restDriver) metrics(ctx context.Context, j job, queries []string) reply
 func (d *restDriver) page(ctx context.Context, path string) reply {
 	return d.do(ctx, request{method: http.MethodGet, path: path})
 }
-
