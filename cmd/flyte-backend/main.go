@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/conformance"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/example"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/jobs"
@@ -38,14 +39,16 @@ func newRoot() *cobra.Command {
 	exit.Usage(root)
 	root.AddCommand(
 		example.New(),
+		conformance.New(),
 		jobs.NewList(),
 		jobs.NewRun(),
 		jobs.NewGet(),
 		jobs.NewDelete(),
 		migrate.New(),
 		version.New(),
-		inEngine("local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
-		inEngine("demo", "Run a real workflow on propeller's engine against a service that is killed and restarted"),
+		in(propellerName, "explain", "Say what would handle each task type and why, from propeller's configuration and the live services"),
+		in(engineName, "local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
+		in(engineName, "demo", "Run a real workflow on propeller's engine against a service that is killed and restarted"),
 	)
 	return root
 }

@@ -59,7 +59,7 @@ const (
 	secMany     = "many-calls-at-once"
 	secStay     = "restarts-and-replicas"
 	secOptional = "optional-abilities"
-	secREST     = "over-rest"
+	secREST     = "rest"
 	secTime     = "time"
 )
 
