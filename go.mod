@@ -3,11 +3,11 @@ module github.com/flyte-backend/flyte-backend
 go 1.26.0
 
 require (
-	github.com/flyte-backend/flyte-backend/go/conformance v0.0.0-00010101000000-000000000000
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/creack/pty v1.1.24
 	github.com/flyte-backend/flyte-backend/go/backendplugin v0.0.0
+	github.com/flyte-backend/flyte-backend/go/conformance v0.0.0-00010101000000-000000000000
 	github.com/flyteorg/flyte/flyteidl v1.16.8
 	github.com/flyteorg/flyte/flyteplugins v1.16.8
 	github.com/flyteorg/flyte/flytepropeller v1.16.8

@@ -23,7 +23,7 @@ import (
 
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/client"
-	"github.com/flyte-backend/flyte-backend/go/client/pki"
+	"github.com/flyte-backend/flyte-backend/go/backendtest/pki"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )

@@ -336,7 +336,7 @@ func (p *probe) honoured() call {
 // startLong makes a job that lasts.
 func (p *probe) startLong() job {
 	if p.o.LongInputs == nil && p.o.LongTemplate == nil {
-		p.skip("there is no job that lasts to try this with; give LongInputs")
+		p.skip("there is no job that lasts to try this with; give LongInputs (--long-inputs)")
 	}
 	template, inputs := p.o.LongTemplate, p.o.LongInputs
 	if template == nil {
@@ -444,7 +444,7 @@ var pollCases = []Case{
 // failing makes a job that fails, and gives how it ended, or how its create was refused.
 func (p *probe) failing() reply {
 	if p.o.FailingInputs == nil && p.o.FailingTemplate == nil {
-		p.skip("there is no job that fails to try this with; give FailingInputs")
+		p.skip("there is no job that fails to try this with; give FailingInputs (--failing-inputs)")
 	}
 	template, inputs := p.o.FailingTemplate, p.o.FailingInputs
 	if template == nil {

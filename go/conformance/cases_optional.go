@@ -437,7 +437,7 @@ var replicaCases = []Case{
 
 func (p *probe) replica() driver {
 	if p.o.Replica == "" {
-		p.skip("there is no other replica to try this with; give Replica")
+		p.skip("there is no other replica to try this with; give Replica (--replica)")
 	}
 	d, err := p.dial(p.o.Replica)
 	if err != nil {

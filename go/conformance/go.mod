@@ -23,5 +23,6 @@ require (
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
 
-// For work on both here. Whoever requires this module gets the version above, since replace lines hold in a main module only.
+// For work on both here. A replace line holds in a main module only: whoever requires this module gets the version that is
+// required above, which a release sets. Until then it is lower than any real one, so that a real one wins.
 replace github.com/flyte-backend/flyte-backend/go/backendplugin => ../backendplugin
