@@ -32,6 +32,8 @@ const (
 	// firstPause and longestPause are those between polls, and between tries.
 	firstPause   = 250 * time.Millisecond
 	longestPause = 5 * time.Second
+	// longestWait bounds what a service may ask for between polls.
+	longestWait = time.Minute
 	// oneSignal is how long another signal counts as the same one.
 	oneSignal = 300 * time.Millisecond
 	// deleteWait bounds how long Ctrl-C waits for the job's deletion.
@@ -270,7 +272,7 @@ func (r *runner) follow(ctx context.Context) error {
 			return r.finish(job)
 		}
 		r.show(job)
-		sleep(ctx, client.NextBackoff(n, firstPause, longestPause))
+		sleep(ctx, max(client.NextBackoff(n, firstPause, longestPause), min(job.PollAfter, longestWait)))
 	}
 }
 
