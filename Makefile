@@ -74,6 +74,10 @@ race: test-tools ## Run the tests of concurrent packages under the race detector
 	CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=1 -timeout 30m $(RACE_ONCE)
 	$(SDK) CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=$(RACE_COUNT) -timeout 30m ./...
 
+.PHONY: schemathesis
+schemathesis: ## Test the SDK's REST server by api/openapi.yaml with requests that Schemathesis makes up (SEED; a minute and a half).
+	GO='$(GO)' tools/schemathesis.sh
+
 .PHONY: cover
 cover: test-tools ## Statement coverage of ./go/..., and of the SDK, by their own tests; fails below COVER_MIN percent.
 	@$(FIRST)
@@ -87,9 +91,10 @@ bench: ## Run the benchmarks (BENCH selects them by name, BENCH_FLAGS).
 	$(GO) test -run '^$$' -bench '$(BENCH)' $(BENCH_FLAGS) $$packages
 
 .PHONY: lint
-lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml), buf (buf.yaml) and generate-check.
+lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml), buf (buf.yaml), Redocly (api/redocly.yaml) and generate-check.
 	tools/proto.sh lint
 	tools/proto.sh breaking
+	tools/redocly.sh
 	$(LINT) config verify
 	$(LINT) run ./... ./testdata/workflows
 	$(SDK) ../../$(LINT) run ./...

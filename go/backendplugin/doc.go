@@ -11,6 +11,10 @@
 // A plugin holds no state between calls: what it needs to find a job again is in the job id, so that any replica can answer
 // any call. Its methods are called by any number of goroutines at once.
 //
+// What else a plugin can do is served when the method is there: [BatchGetter] looks at many jobs in one call, [Watcher] notices
+// changes sooner than polls do, [LogReader] and [MetricsReader] tell of a job, and [Prober] of the service. Each call is counted
+// ([WithMetrics]), is a span of the caller's trace ([WithTracerProvider]), and is logged ([WithLogger]).
+//
 // # Values
 //
 // Inputs and outputs are a struct with a field for each, a map[string]T, or the literals themselves (*core.LiteralMap). A

@@ -1,15 +1,22 @@
 package backendplugin
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc/codes"
+
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/internal/transport"
 )
 
 // MetricInfo describes a metric of a [Server].
@@ -33,7 +40,7 @@ const noPlugin = "(none)"
 
 // metrics are a server's.
 type metrics struct {
-	registry *prometheus.Registry
+	gatherer prometheus.Gatherer
 	calls    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
@@ -51,9 +58,9 @@ func help(name string) string {
 	panic("no such metric: " + name)
 }
 
-// newMetrics registers a server's metrics. A registry that has them already, since it was given to two servers, is an error.
-func newMetrics(registry *prometheus.Registry) (*metrics, error) {
-	m := &metrics{registry: registry}
+// newMetrics registers a server's metrics: with registerer, or, if that is nil, in a registry of their own.
+func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
+	m := &metrics{}
 	opts := func(name string) prometheus.Opts { return prometheus.Opts{Name: metricPrefix + name, Help: help(name)} }
 	m.calls = prometheus.NewCounterVec(prometheus.CounterOpts(opts("calls_total")), []string{"call", "task_type", "plugin_version", "transport", "code"})
 	m.duration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -66,19 +73,27 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 	m.ready = prometheus.NewGauge(prometheus.GaugeOpts(opts("ready")))
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("build_info")), []string{"version", "go_version"})
 	info.WithLabelValues(buildVersion()).Set(1)
-	for _, c := range []prometheus.Collector{m.calls, m.duration, m.inFlight, m.turned, m.watched, m.ready, info} {
-		if err := registry.Register(c); err != nil {
-			return nil, fmt.Errorf("WithMetrics: %w", err)
+	all := []prometheus.Collector{m.calls, m.duration, m.inFlight, m.turned, m.watched, m.ready, info}
+	for i, c := range all {
+		if registerer == nil {
+			break
+		}
+		if err := registerer.Register(c); err != nil {
+			for _, before := range all[:i] {
+				registerer.Unregister(before)
+			}
+			return nil, fmt.Errorf("WithMetricsRegisterer: %w", err)
 		}
 	}
+	if g, ok := registerer.(prometheus.Gatherer); ok {
+		m.gatherer = g
+		return m, nil
+	}
+	own := prometheus.NewRegistry()
+	own.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	own.MustRegister(all...)
+	m.gatherer = own
 	return m, nil
-}
-
-// newRegistry is what a server has unless it is given one.
-func newRegistry() *prometheus.Registry {
-	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return r
 }
 
 // buildVersion finds the SDK in the program's build.
@@ -87,7 +102,6 @@ func buildVersion() (version, goVersion string) {
 	if !ok {
 		return "unknown", "unknown"
 	}
-	const module = "github.com/flyte-backend/flyte-backend/go/backendplugin"
 	version = info.Main.Version
 	for _, dep := range info.Deps {
 		if dep.Path == module {
@@ -97,9 +111,23 @@ func buildVersion() (version, goVersion string) {
 	return version, info.GoVersion
 }
 
-func (m *metrics) call(op, taskType, version, transport string, code codes.Code, took time.Duration) {
-	m.calls.WithLabelValues(op, taskType, version, transport, code.String()).Inc()
-	m.duration.WithLabelValues(op, taskType, transport).Observe(took.Seconds())
+// call counts a call that came to a plugin.
+func (m *metrics) call(ctx context.Context, op string, c *call, code codes.Code, took time.Duration) {
+	m.count(ctx, op, c.taskType, c.servedBy, code)
+	m.duration.WithLabelValues(op, c.taskType, transport.Of(ctx)).Observe(took.Seconds())
+}
+
+// count counts one that did not, or that lasts as long as a job.
+func (m *metrics) count(ctx context.Context, op, taskType, version string, code codes.Code) {
+	m.calls.WithLabelValues(op, taskType, version, transport.Of(ctx), code.String()).Inc()
+}
+
+// label is the task type, if a plugin has it.
+func (s *service) label(taskType string) string {
+	if slices.ContainsFunc(s.plugins, func(p *Plugin) bool { return p.taskType == taskType }) {
+		return taskType
+	}
+	return noPlugin
 }
 
 func (m *metrics) setReady(is bool) {
@@ -110,16 +138,42 @@ func (m *metrics) setReady(is bool) {
 	m.ready.Set(value)
 }
 
-func (m *metrics) handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+// WithMetricsRegisterer has the server register its metrics in a registry of the program's, which then shows them in its own
+// way too. Without it the server has a registry of its own, with Go's and the process's metrics. A registry takes one server;
+// prometheus.WrapRegistererWith gives two of them a label each.
+func WithMetricsRegisterer(r prometheus.Registerer) Option {
+	return func(o *options) { o.registerer = r }
 }
 
-// WithMetrics has the server register its metrics in a registry of the program's, which then shows them in its own way too. A
-// registry takes one server. Without it the server has a registry of its own, with Go's and the process's metrics.
-func WithMetrics(registry *prometheus.Registry) Option {
-	return func(o *options) { o.registry = registry }
+// WithMetrics serves the metrics at /metrics of an address of their own, in plain text and alone, for services without REST,
+// which has them too ([WithREST]). They can be read until the last call has ended.
+func WithMetrics(address string) Option { return func(o *options) { o.metricsAddress = address } }
+
+// MetricsHandler answers with the server's metrics in Prometheus's form, and with all others that are in the same registry, if
+// [WithMetricsRegisterer] gave one that can be read. It may be called at any time.
+func (s *Server) MetricsHandler() http.Handler {
+	return promhttp.HandlerFor(s.metrics.gatherer, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.opts.log.Handler(), slog.LevelWarn)})
 }
 
-// MetricsHandler answers with all metrics of the server's registry, in Prometheus's form. It is at /metrics where REST is
-// served ([WithREST]); a program without REST can serve it itself.
-func (s *Server) MetricsHandler() http.Handler { return s.metrics.handler() }
+// serveMetrics serves them at their own address, if there is one, until the function is called that it gives.
+func (s *Server) serveMetrics(ctx context.Context, failed chan<- error) (address string, end func(), err error) {
+	if s.opts.metricsAddress == "" {
+		return "", func() {}, nil
+	}
+	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.opts.metricsAddress)
+	if err != nil {
+		return "", nil, fmt.Errorf("WithMetrics: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.MetricsHandler())
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 5 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.opts.log.Handler(), slog.LevelDebug),
+	}
+	go func() {
+		if err := server.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
+			failed <- err
+		}
+	}()
+	return lis.Addr().String(), func() { _ = server.Close() }, nil
+}

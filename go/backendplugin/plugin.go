@@ -98,7 +98,7 @@ type Job[ID any] struct {
 	ID ID
 	// TaskType is the type that the task was created with, PluginVersion the version that the caller asked for, if it did.
 	TaskType, PluginVersion string
-	// OutputPrefix is the request's; it is set in Get only.
+	// OutputPrefix is the request's; it is set where the job is looked at: in Get, GetMany and Watch.
 	OutputPrefix string
 	Secrets      Secrets
 	Log          *slog.Logger
@@ -133,7 +133,7 @@ type Status[Out any] struct {
 	// Info is shown beside the task: a struct or map, as a dataclass.
 	Info any
 	// PollAfter is how long nothing new is to be expected: propeller does not ask before, but for ten minutes at most. 0 leaves it
-	// to propeller.
+	// to propeller. flyteidl's GetTask has no place for it; polls of many jobs, watches and REST carry it.
 	PollAfter time.Duration
 }
 
@@ -394,6 +394,10 @@ type call struct {
 	key      string
 	secrets  Secrets
 	log      *slog.Logger
+	// jobs is how many jobs the call is about, if it is about several.
+	jobs int
+	// background says that nobody waits for the answer: the call waits for its place, and its trace is its own.
+	background bool
 }
 
 func requestOf[In any](c *call) (*Request[In], error) {

@@ -57,7 +57,8 @@ type options struct {
 	restAddress    string
 	restListener   net.Listener
 	maxWatches     int
-	registry       *prometheus.Registry
+	metricsAddress string
+	registerer     prometheus.Registerer
 	tracers        trace.TracerProvider
 	propagator     propagation.TextMapPropagator
 }
@@ -87,8 +88,9 @@ func WithMaxMessageSize(bytes int) Option { return func(o *options) { o.maxMessa
 // RESOURCE_EXHAUSTED, and propeller asks again a second later.
 func WithMaxConcurrent(calls int) Option { return func(o *options) { o.maxConcurrent = calls } }
 
-// WithTimeout limits a call of Create, Get, Delete, Logs or Metrics, beside the caller's own deadline; [DefaultTimeout] unless
-// said otherwise, and 0 means no limit. A call that takes longer is DEADLINE_EXCEEDED, whether the plugin returns or not.
+// WithTimeout limits a call of Create, Get, GetMany, Delete, Logs or Metrics, beside the caller's own deadline; [DefaultTimeout]
+// unless said otherwise, and 0 means no limit. A call that takes longer is DEADLINE_EXCEEDED, whether the plugin returns or not.
+// It also limits a poll of many jobs as a whole, in which that is the result of those jobs that were not looked at by then.
 func WithTimeout(d time.Duration) Option { return func(o *options) { o.timeout = d } }
 
 // WithExecuteTimeout limits a call of Execute; without, its caller's deadline is the limit.
@@ -137,7 +139,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	o := options{
 		address: DefaultAddress, maxMessageSize: DefaultMaxMessageSize, maxConcurrent: DefaultMaxConcurrent, timeout: DefaultTimeout,
 		readinessDelay: DefaultReadinessDelay, drainTimeout: DefaultDrainTimeout, probeInterval: 10 * time.Second, log: slog.Default(),
-		maxWatches: DefaultMaxWatches, propagator: propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
+		maxWatches: DefaultMaxWatches,
 	}
 	for _, opt := range opts {
 		opt(&o)
@@ -148,10 +150,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if o.registry == nil {
-		o.registry = newRegistry()
-	}
-	m, err := newMetrics(o.registry)
+	m, err := newMetrics(o.registerer)
 	if err != nil {
 		return nil, fmt.Errorf("backendplugin: %w", err)
 	}
@@ -161,6 +160,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	server := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(o.maxMessageSize), grpc.MaxSendMsgSize(o.maxMessageSize),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute}), // a caller that vanished follows no jobs
 		grpc.ChainStreamInterceptor(s.endWatches),
 	}
 	if !o.plainText {
@@ -174,7 +174,8 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	s.grpc = grpc.NewServer(append(server, o.server...)...)
 	svc := &service{
 		plugins: s.plugins, slots: make(chan struct{}, o.maxConcurrent), timeout: o.timeout, executeTimeout: o.executeTimeout,
-		secrets: o.secrets, log: o.log, metrics: s.metrics, tracing: &tracing{o.tracers, o.propagator}, maxWatches: o.maxWatches,
+		secrets: o.secrets, log: o.log, metrics: s.metrics, tracing: &tracing{o.tracers, o.propagator}, maxMessageSize: o.maxMessageSize,
+		maxWatches: o.maxWatches, looks: make(chan struct{}, watchLooks(o.maxConcurrent)), ending: s.ending,
 	}
 	pb.RegisterAsyncAgentServiceServer(s.grpc, svc)
 	pb.RegisterSyncAgentServiceServer(s.grpc, svc)
@@ -186,7 +187,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 		return s, nil
 	}
 	services := rest.Services{Async: svc, Sync: svc, Metadata: svc, Batch: svc, Capabilities: s.plugins.capabilities}
-	s.http, err = newHTTPServer(&o, s.plugins, services, m.handler())
+	s.http, err = newHTTPServer(&o, s.plugins, services, s.MetricsHandler())
 	if err != nil {
 		return nil, fmt.Errorf("backendplugin: %w", err)
 	}
@@ -241,8 +242,6 @@ func (o *options) check() error {
 		return fmt.Errorf("backendplugin: WithProbeInterval(%s) is not positive", o.probeInterval)
 	case o.log == nil:
 		return errors.New("backendplugin: WithLogger got nil")
-	case o.propagator == nil:
-		return errors.New("backendplugin: WithPropagator got nil")
 	case o.maxWatches <= 0:
 		return fmt.Errorf("backendplugin: WithMaxWatches(%d) would follow no job", o.maxWatches)
 	}
@@ -287,7 +286,7 @@ func Serve(ctx context.Context, plugins Plugins, opts ...Option) error {
 // Serve serves on a listener, which it closes, until ctx ends, then drains. It blocks, and is called once.
 func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	defer s.end()
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	about := []any{"address", lis.Addr().String(), "plugins", fmt.Sprint(s.plugins), "tls", !s.opts.plainText}
 	if s.http != nil {
 		restListener, err := s.listenREST(ctx)
@@ -301,6 +300,16 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 				failed <- err
 			}
 		}()
+	}
+	metricsAddress, endMetrics, err := s.serveMetrics(ctx, failed)
+	if err != nil {
+		_ = lis.Close()
+		s.stop(0)
+		return fmt.Errorf("backendplugin: %w", err)
+	}
+	defer endMetrics()
+	if metricsAddress != "" {
+		about = append(about, "metrics", metricsAddress)
 	}
 	go func() { failed <- s.grpc.Serve(lis) }()
 	s.opts.log.InfoContext(ctx, "serving", about...)

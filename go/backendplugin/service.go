@@ -19,7 +19,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
-	"github.com/flyte-backend/flyte-backend/go/backendplugin/internal/transport"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	pb "github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
@@ -42,11 +41,16 @@ type service struct {
 	slots          chan struct{}
 	timeout        time.Duration
 	executeTimeout time.Duration
+	maxMessageSize int
 	maxWatches     int
 	secrets        Secrets
 	log            *slog.Logger
 	metrics        *metrics
 	tracing        *tracing
+	// looks are the places for calls of Get that watches cause.
+	looks chan struct{}
+	// ending is done when open streams are to end.
+	ending context.Context
 }
 
 // find gives the plugin for a task: of those of its type that can do what is asked, the version that the caller names, else
@@ -138,12 +142,18 @@ func (s *service) openFor(
 	c := &call{taskType: taskType, key: first(ctx, metadataIdempotencyKey), pluginVersion: version, secrets: s.secrets}
 	p, err := s.find(taskType, c.pluginVersion, taskTypeVersion, aboutJob, can)
 	if err != nil {
-		s.metrics.call(op, noPlugin, noPlugin, transport.Of(ctx), codes.NotFound, 0)
+		s.metrics.count(ctx, op, s.label(taskType), noPlugin, codes.NotFound)
 		s.log.InfoContext(ctx, "a call for a plugin that is not here", "call", op, "task_type", taskType, "plugin_version", c.pluginVersion)
 		return nil, nil, err
 	}
 	c.servedBy, c.log = p.version, s.log.With("task_type", taskType, "plugin_version", p.version)
 	return p, c, nil
+}
+
+// cannot is the answer to a call that the plugin does not serve.
+func (s *service) cannot(ctx context.Context, op string, c *call, does string) error {
+	s.metrics.count(ctx, op, c.taskType, c.servedBy, codes.Unimplemented)
+	return status.Errorf(codes.Unimplemented, "the plugin for task type %q %s", c.taskType, does)
 }
 
 func first(ctx context.Context, key string) string {
@@ -154,23 +164,26 @@ func first(ctx context.Context, key string) string {
 }
 
 // guarded runs a plugin's code within the server's limits and answers in time, even when the plugin does not: its place
-// among the calls that run at once is then free only when it has really ended. A panic becomes an error of this call.
+// among the calls that run at once is then free only when it has really ended. A panic becomes an error of this call. The call
+// is a span and is counted.
 func guarded[T any](ctx context.Context, s *service, op string, c *call, limit time.Duration, fn func(context.Context, *call) (T, error)) (T, error) {
 	var none T
 	begin := time.Now()
-	ctx, span := s.tracing.start(ctx, op, c)
-	c.log = logOf(ctx, c.log)
-	ended := func(code codes.Code, message string) {
-		s.metrics.call(op, c.taskType, c.servedBy, transport.Of(ctx), code, time.Since(begin))
-		end(span, code, message)
+	ctx, endSpan := s.tracing.start(ctx, op, c)
+	ended := func(code codes.Code) {
+		s.metrics.call(ctx, op, c, code, time.Since(begin))
+		endSpan(code)
 	}
-	select {
-	case s.slots <- struct{}{}:
-	default:
+	if !s.enter(ctx, c) {
+		if err := ctx.Err(); err != nil {
+			gone := status.FromContextError(err)
+			ended(gone.Code())
+			return none, gone.Err()
+		}
 		c.log.WarnContext(ctx, "a call was turned away", "call", op, "limit", cap(s.slots))
 		s.metrics.turned.Inc()
 		refused := Overloaded(time.Second, "the service runs %d calls already, which is its limit", cap(s.slots))
-		ended(refused.Code, refused.Error())
+		ended(refused.Code)
 		return none, refused.GRPCStatus().Err()
 	}
 	s.metrics.inFlight.Inc()
@@ -210,17 +223,35 @@ func guarded[T any](ctx context.Context, s *service, op string, c *call, limit t
 	}
 	if r.err == nil {
 		c.log.DebugContext(ctx, "call", "call", op, "code", codes.OK.String(), "duration", time.Since(begin))
-		ended(codes.OK, "")
+		ended(codes.OK)
 		return r.value, nil
 	}
 	e := asError(ctx, r.err)
-	ended(e.Code, e.Error())
+	ended(e.Code)
 	level := slog.LevelWarn
 	if userCodes[e.Code] || e.Code == codes.NotFound || e.Code == codes.Canceled {
 		level = slog.LevelInfo
 	}
 	c.log.Log(ctx, level, "call", "call", op, "code", e.Code.String(), "duration", time.Since(begin), "error", e)
 	return none, e.GRPCStatus().Err()
+}
+
+// enter takes a place among the calls that run at once. It is false when there is none.
+func (s *service) enter(ctx context.Context, c *call) bool {
+	if c.background {
+		select {
+		case s.slots <- struct{}{}:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
 }
 
 // panicked tells the log, and gives the error for the caller: what was thrown may hold anything, so it goes no further.
@@ -293,9 +324,12 @@ func (s *service) DeleteTask(ctx context.Context, r *admin.DeleteTaskRequest) (*
 	}
 	_, err = guarded(ctx, s, "Delete", c, s.timeout, func(ctx context.Context, c *call) (None, error) {
 		err := p.delete(ctx, c)
+		if err != nil && asError(ctx, err).Code == codes.NotFound {
+			err = nil // here, where it is counted
+		}
 		return None{}, err
 	})
-	if err != nil && status.Code(err) != codes.NotFound {
+	if err != nil {
 		return nil, err
 	}
 	return &admin.DeleteTaskResponse{}, nil
@@ -309,7 +343,7 @@ func (s *service) GetTaskLogs(r *admin.GetTaskLogsRequest, stream pb.AsyncAgentS
 		return err
 	}
 	if p.logs == nil {
-		return status.Errorf(codes.Unimplemented, "the plugin for task type %q gives no logs", c.taskType)
+		return s.cannot(ctx, "Logs", c, "gives no logs")
 	}
 	page, err := guarded(ctx, s, "Logs", c, s.timeout, func(ctx context.Context, c *call) (*LogPage, error) {
 		page, err := p.logs(ctx, c, LogQuery{Lines: r.GetLines(), Token: r.GetToken()})
@@ -347,7 +381,7 @@ func (s *service) GetTaskMetrics(ctx context.Context, r *admin.GetTaskMetricsReq
 		return nil, err
 	}
 	if p.metrics == nil {
-		return nil, status.Errorf(codes.Unimplemented, "the plugin for task type %q gives no metrics", c.taskType)
+		return nil, s.cannot(ctx, "Metrics", c, "gives no metrics")
 	}
 	q := MetricsQuery{Names: r.GetQueries(), Step: r.GetStep().AsDuration()}
 	if r.GetStartTime() != nil {

@@ -9,9 +9,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"gopkg.in/yaml.v3"
-
 	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
 
 	"github.com/flyte-backend/flyte-backend/cmd/internal/endpoint"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
@@ -78,8 +77,8 @@ func stateOf(job *client.Job, outputs *core.LiteralMap) state {
 	return s
 }
 
-// print writes it to standard output.
-func (s state) print(w io.Writer, format string) error {
+// write prints it.
+func (s state) write(w io.Writer, format string) error {
 	if format == "json" {
 		return writeJSON(w, s)
 	}
@@ -186,7 +185,7 @@ func NewGet() *cobra.Command {
 			if err != nil {
 				return endpoint.Explain(s.Name, err)
 			}
-			return stateOf(job, job.Outputs).print(cmd.OutOrStdout(), output)
+			return stateOf(job, job.Outputs).write(cmd.OutOrStdout(), output)
 		},
 	}
 	n.register(cmd)

@@ -324,12 +324,12 @@ func (r *runner) finish(job *client.Job) error {
 	s := stateOf(job, outputs)
 	if job.Phase == core.TaskExecution_SUCCEEDED {
 		if r.output == "json" {
-			return s.print(r.stdout, r.output)
+			return s.write(r.stdout, r.output)
 		}
 		return printYAML(r.stdout, s.Outputs)
 	}
 	if r.output == "json" {
-		if err := s.print(r.stdout, r.output); err != nil {
+		if err := s.write(r.stdout, r.output); err != nil {
 			return err
 		}
 	}
@@ -351,7 +351,7 @@ func (r *runner) outputs(job *client.Job) (*core.LiteralMap, error) {
 	raw, err := os.ReadFile(filepath.Join(r.folder, "outputs.pb"))
 	switch {
 	case errors.Is(err, os.ErrNotExist) && len(r.template.GetInterface().GetOutputs().GetVariables()) == 0:
-		return nil, nil
+		return &core.LiteralMap{}, nil
 	case errors.Is(err, os.ErrNotExist):
 		return nil, &exit.Error{Code: exit.Failed, Err: errors.New("the job succeeded and gave no outputs, neither in its answer nor at the output prefix")}
 	case err != nil:

@@ -107,7 +107,10 @@ func migrate(ctx context.Context, file string) (*result, error) {
 	r.section = m.convert(objectOf(parsed))
 	m.taskPlugins(document.Content[0])
 	r.notes = m.notes
-	return r, r.check(ctx)
+	if err := r.check(ctx); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // member finds a key of a mapping, without case.

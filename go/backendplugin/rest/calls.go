@@ -392,7 +392,7 @@ func (h *handler) logs(ctx context.Context, req *request) (any, error) {
 	err = h.svc.Async.GetTaskLogs(&admin.GetTaskLogsRequest{
 		TaskType: req.taskType, TaskCategory: req.category(job), ResourceMeta: job.id, Lines: uint64(lines), Token: token, //nolint:gosec // not negative
 	}, s)
-	if err = s.over(err); err != nil {
+	if err := s.over(err); err != nil {
 		return nil, err
 	}
 	return logged(s.sent), nil

@@ -396,6 +396,12 @@ func TestKeptConnectionThatWasClosed(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, call(within(t)), op)
 	}
+	_, err := c.List(within(t))
+	require.NoError(t, err)
+	keyless := newRequest()
+	keyless.IdempotencyKey, keyless.Target.TaskType = "", "another"
+	_, err = c.Create(within(t), keyless)
+	assert.Equal(t, client.RetryLater, failed(t, err).Class, "it would be another job, so it is for the caller to say")
 }
 
 func TestBatches(t *testing.T) {

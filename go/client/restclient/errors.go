@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -25,7 +26,6 @@ import (
 // diagnoses are the wrong set-ups that net/http's words tell.
 var diagnoses = slices.Concat(
 	[]diagnose.Case{
-		diagnose.NoName,
 		{Says: []string{"first record does not look like a TLS handshake"}, Speaks: diagnose.TLS,
 			Advice: "the endpoint speaks plain text: write http:// and insecure: true, or give the service a certificate"},
 		{Says: []string{`malformed HTTP response "\x15\x03`}, Speaks: diagnose.PlainText,
@@ -56,6 +56,10 @@ func (c *Conn) networkError(ctx context.Context, op string, err error, connected
 	}
 	e.Class = client.ClassOf(e.Code)
 	if e.Class == client.RetryNow {
+		return e
+	}
+	if dns := (*net.DNSError)(nil); errors.As(err, &dns) {
+		e.Advice = diagnose.NoName.Advice // whatever the name server's words are
 		return e
 	}
 	e.Advice, _ = diagnose.Advise(diagnoses, c.d.Insecure, err.Error())

@@ -320,11 +320,13 @@ func (c *Conn) roundTrip(ctx context.Context, r request) ([]byte, error) {
 	if body != nil {
 		req.Header.Set("Content-Type", jsonType)
 	}
-	// Every call may be repeated, which net/http does when a connection that it had kept turns out to be closed. A header
-	// without a value tells it so and is not sent.
-	req.Header["Idempotency-Key"] = nil
-	if r.key != "" {
+	// net/http repeats a call by itself when a connection that it had kept turns out to be closed, if the key tells that this may
+	// be done. A key without a value is not sent: polls, deletes and lists may be repeated without one.
+	switch {
+	case r.key != "":
 		req.Header.Set("Idempotency-Key", r.key)
+	case r.op != config.CallCreate && r.op != config.CallExecute:
+		req.Header["Idempotency-Key"] = nil
 	}
 	res, err := c.http.RoundTrip(req)
 	if err != nil {

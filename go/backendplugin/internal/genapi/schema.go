@@ -289,19 +289,22 @@ func bytesSchema() *yaml.Node {
 		"pattern", quoted("^("+form(standard)+"|"+form(url)+")$")))
 }
 
-// enum refers to the schema of an enumeration. Values of newer versions are numbers to those who do not know them.
+// enum refers to the schema of an enumeration. A value that this version of flyteidl does not know is refused, other than by
+// protobuf: it would be passed over, and the task would have another value.
 func (s *schemas) enum(e protoreflect.EnumDescriptor) (value, error) {
 	if e.ParentFile().Package() == "google.protobuf" {
 		return value{}, fmt.Errorf("%s has a JSON form of its own, which this generator does not know", e.FullName())
 	}
 	v, err := s.component(string(e.FullName()), func(n *yaml.Node) error {
-		names := list()
+		names, numbers := list(), list()
 		for i := range e.Values().Len() {
-			names.Content = append(names.Content, str(string(e.Values().Get(i).Name())))
+			v := e.Values().Get(i)
+			names.Content = append(names.Content, str(string(v.Name())))
+			numbers.Content = append(numbers.Content, number(strconv.Itoa(int(v.Number()))))
 		}
 		*n = *block(object("anyOf", block(list(
 			flow(object("type", str("string"), "enum", names)),
-			flow(object("type", str("integer"), "minimum", number("-2147483648"), "maximum", number("2147483647"))),
+			flow(object("type", str("integer"), "enum", numbers)),
 		))))
 		return nil
 	})
