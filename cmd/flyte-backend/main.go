@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/conformance"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/example"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/jobs"
@@ -38,6 +39,7 @@ func newRoot() *cobra.Command {
 	exit.Usage(root)
 	root.AddCommand(
 		example.New(),
+		conformance.New(),
 		jobs.NewList(),
 		jobs.NewRun(),
 		jobs.NewGet(),

@@ -1,7 +1,6 @@
 package jobs
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -17,7 +16,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/flyte-backend/flyte-backend/cmd/internal/endpoint"
@@ -94,7 +92,7 @@ func (o *runOptions) run(cmd *cobra.Command) error {
 			return err
 		}
 	}
-	tmpl, err := readTemplate(o.template)
+	tmpl, err := inputs.ReadTemplate(o.template)
 	if err != nil {
 		return err
 	}
@@ -104,7 +102,7 @@ func (o *runOptions) run(cmd *cobra.Command) error {
 	if tmpl.GetType() == "" {
 		return exit.BadInputf("%s: the template has no task type; --task-type gives one", o.template)
 	}
-	in, err := inputs.OfTask(nameOf(tmpl), tmpl.GetInterface()).Read(o.inputFile, o.inputs, cmd.InOrStdin())
+	in, err := inputs.OfTask(inputs.NameOf(tmpl), tmpl.GetInterface()).Read(o.inputFile, o.inputs, cmd.InOrStdin())
 	if err != nil {
 		return err
 	}
@@ -121,39 +119,6 @@ func (o *runOptions) run(cmd *cobra.Command) error {
 		return r.execute(cmd.Context())
 	}
 	return r.follow(cmd.Context())
-}
-
-// nameOf is what people call a task.
-func nameOf(t *core.TaskTemplate) string {
-	if name := t.GetId().GetName(); name != "" {
-		return name
-	}
-	return "the task"
-}
-
-// readTemplate reads a TaskTemplate in protobuf's JSON or binary form.
-func readTemplate(file string) (*core.TaskTemplate, error) {
-	if file == "" {
-		return nil, exit.BadInputf("--template is missing: name a file with a task template")
-	}
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return nil, exit.BadInputf("cannot read the template: %w", err)
-	}
-	if len(raw) == 0 {
-		return nil, exit.BadInputf("%s: is empty; a TaskTemplate in JSON or binary is due", file)
-	}
-	t := &core.TaskTemplate{}
-	if bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")) {
-		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw, t); err != nil {
-			return nil, exit.BadInputf("%s: is no TaskTemplate in JSON: %s", file, strings.ReplaceAll(err.Error(), "\u00a0", " "))
-		}
-		return t, nil
-	}
-	if err := proto.Unmarshal(raw, t); err != nil || len(t.ProtoReflect().GetUnknown()) > 0 || t.GetType() == "" && t.GetId() == nil {
-		return nil, exit.BadInputf("%s: is no TaskTemplate, neither in JSON nor in binary", file)
-	}
-	return t, nil
 }
 
 // runner is a run under way.
