@@ -247,6 +247,33 @@ func TestWatchReplaces(t *testing.T) {
 	p.watched(t, 0)
 }
 
+// TestWatchLetGo: a look that was under way when its job was let go says nothing, least of all by a number that is another job's.
+func TestWatchLetGo(t *testing.T) {
+	t.Parallel()
+	p := newWatchable()
+	look := p.get
+	entered := make(chan struct{})
+	p.get = func(ctx context.Context, j *backendplugin.Job[string]) (*backendplugin.Status[values], error) {
+		if j.ID == "slow" {
+			close(entered)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return look(ctx, j)
+	}
+	w := start(t, backendplugin.Plugins{backendplugin.New("a", p)})
+	stream := w.follow(map[uint64]string{1: "slow"})
+	<-entered
+	require.NoError(t, stream.Send(&flytebackendv1.WatchTasksRequest{Follow: []*flytebackendv1.WatchedTask{followed(1, "quick")}}))
+	_, what := next(t, stream)
+	require.Equal(t, "RUNNING  (0s)", what)
+	require.Eventually(t, func() bool { return strings.Contains(w.log.String(), "call=Get code=Canceled") }, limit, time.Millisecond)
+	p.watched(t, 1)
+	p.becomes("quick", "done")
+	_, what = next(t, stream)
+	require.Equal(t, "SUCCEEDED  (0s)", what)
+}
+
 // TestWatchSaysNothingTwice: changed may be called for nothing, and as often as a plugin likes.
 func TestWatchSaysNothingTwice(t *testing.T) {
 	t.Parallel()
