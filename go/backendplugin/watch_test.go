@@ -72,6 +72,16 @@ func (p *watchable) watched(t *testing.T, jobs int32) {
 	require.Eventually(t, func() bool { return p.watching.Load() == jobs }, limit, time.Millisecond)
 }
 
+// listens waits until Watch runs for a job: what changes before it does is for the first look.
+func (p *watchable) listens(t *testing.T, id string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.watchers[id]) > 0
+	}, limit, time.Millisecond)
+}
+
 func followed(watchID uint64, id string) *flytebackendv1.WatchedTask {
 	return &flytebackendv1.WatchedTask{WatchId: watchID, Task: taskRef("a", "", id)}
 }
@@ -240,6 +250,7 @@ func TestWatchReplaces(t *testing.T) {
 		p.watched(t, 1)
 		p.becomes(tt.left, "nobody is told")
 	}
+	p.listens(t, "c")
 	p.becomes("c", "done")
 	id, what := next(t, stream)
 	require.Equal(t, uint64(3), id)
@@ -268,7 +279,7 @@ func TestWatchLetGo(t *testing.T) {
 	_, what := next(t, stream)
 	require.Equal(t, "RUNNING  (0s)", what)
 	require.Eventually(t, func() bool { return strings.Contains(w.log.String(), "call=Get code=Canceled") }, limit, time.Millisecond)
-	p.watched(t, 1)
+	p.listens(t, "quick")
 	p.becomes("quick", "done")
 	_, what = next(t, stream)
 	require.Equal(t, "SUCCEEDED  (0s)", what)
@@ -282,6 +293,7 @@ func TestWatchSaysNothingTwice(t *testing.T) {
 	stream := w.follow(map[uint64]string{1: "j"})
 	_, what := next(t, stream)
 	require.Equal(t, "RUNNING  (0s)", what)
+	p.listens(t, "j")
 	for range 10_000 {
 		p.becomes("j", "")
 	}
