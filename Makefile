@@ -61,9 +61,7 @@ clean: ## Remove what make has built: bin, .cache and coverage profiles. Go's ow
 .PHONY: test
 test: test-tools ## Run all tests (TEST_FLAGS).
 	@$(FIRST)
-	$(GO) test $(TEST_FLAGS) ./... ./testdata/workflows # ./... leaves out what is below testdata
-	$(SDK) $(GO) test $(TEST_FLAGS) ./...
-	$(SUITE) $(GO) test $(TEST_FLAGS) ./...
+	@GO='$(GO)' tools/test.sh $(TEST_FLAGS)
 
 .PHONY: test-tools
 test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, Chromium. Once; a minute.
