@@ -147,7 +147,7 @@ func (c *contract) holds(r call) {
 		require.Empty(c.t, r.body, about)
 		return
 	}
-	require.Equal(c.t, jsonType, r.header.Get("Content-Type"), about)
+	require.Equal(c.t, []string{jsonType}, r.header.Values("Content-Type"), about)
 	body, err := jsonschema.UnmarshalJSON(strings.NewReader(r.body))
 	require.NoError(c.t, err, about)
 	c.valid(op+"/requestBody/content/application~1json/schema", body, about)
