@@ -76,7 +76,7 @@ func TestTLS(t *testing.T) {
 			_, err = conformance.Check(t.Context(), o, nil)
 			require.NoError(t, err)
 
-			o.CAFile, o.RecoverTimeout = "", 50*time.Millisecond
+			o.CAFile, o.RecoverTimeout = "", time.Second
 			_, err = conformance.Check(t.Context(), o, nil)
 			require.ErrorIs(t, err, conformance.ErrNoService)
 			require.ErrorContains(t, err, "certificate")
