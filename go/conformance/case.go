@@ -59,6 +59,7 @@ const (
 	secMany     = "many-calls-at-once"
 	secStay     = "restarts-and-replicas"
 	secOptional = "optional-abilities"
+	secJobs     = "many-jobs-at-once-and-news-of-changes"
 	secREST     = "rest"
 	secTime     = "time"
 )

@@ -171,7 +171,7 @@ var breakCases = []Case{
 				p.skip("no job could be polled: %s", f.last.got())
 			}
 			atOnce(p.o.Concurrency, func(i int) reply {
-				ctx, cancel := context.WithTimeout(p.ctx, time.Duration(i)*50*time.Microsecond)
+				ctx, cancel := context.WithTimeout(p.ctx, time.Duration(i)*500*time.Microsecond)
 				defer cancel()
 				return p.d.get(ctx, f.job)
 			})

@@ -771,9 +771,11 @@ var executeCases = []Case{
 		run: func(p *probe) {
 			c := p.newCall()
 			p.executeOK(c)
-			ctx, cancel := context.WithTimeout(p.ctx, 2*time.Millisecond)
-			p.d.execute(ctx, c)
-			cancel()
+			for _, after := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond} {
+				ctx, cancel := context.WithTimeout(p.ctx, after)
+				p.d.execute(ctx, c)
+				cancel()
+			}
 			r := p.execute(c)
 			p.success(&r, "the same call, made again")
 		}},

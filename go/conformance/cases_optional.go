@@ -19,7 +19,7 @@ import (
 )
 
 var batchCases = []Case{
-	{ID: "batch/a-result-each", Level: Must, Contract: secOptional, Protocols: both, scope: async,
+	{ID: "batch/a-result-each", Level: Must, Contract: secJobs, Protocols: both, scope: async,
 		Purpose: "A poll of many jobs gives a result for each, in the order of the request, also for one that stands in it twice.",
 		run: func(p *probe) {
 			f := p.polled()
@@ -39,7 +39,7 @@ var batchCases = []Case{
 				}
 			}
 		}},
-	{ID: "batch/as-a-single-poll", Level: Must, Contract: secOptional, Protocols: both, scope: async,
+	{ID: "batch/as-a-single-poll", Level: Must, Contract: secJobs, Protocols: both, scope: async,
 		Purpose: "A poll of many jobs says of a job what a poll of it alone says.",
 		run: func(p *probe) {
 			f := p.polled()
@@ -51,7 +51,7 @@ var batchCases = []Case{
 			one.sent = r.sent
 			p.sameEnd(&f.last, one)
 		}},
-	{ID: "batch/unknown-job", Level: Must, Contract: secOptional, Protocols: both, scope: async,
+	{ID: "batch/unknown-job", Level: Must, Contract: secJobs, Protocols: both, scope: async,
 		Purpose: "In a poll of many jobs, an unknown one is NOT_FOUND, and the error has a message.",
 		run: func(p *probe) {
 			p.hasBatch()
@@ -65,21 +65,21 @@ var batchCases = []Case{
 				p.check(one.message != "", one, "a message that says so")
 			}
 		}},
-	{ID: "batch/none", Level: Should, Contract: secOptional, Protocols: both, scope: any1,
+	{ID: "batch/none", Level: Should, Contract: secJobs, Protocols: both, scope: any1,
 		Purpose: "A poll of no job is INVALID_ARGUMENT.",
 		run: func(p *probe) {
 			p.hasBatch()
 			r := p.batch()
 			p.refused(&r, "a poll names 1 to 1000 jobs", codes.InvalidArgument)
 		}},
-	{ID: "batch/too-many", Level: Should, Contract: secOptional, Protocols: both, scope: any1,
+	{ID: "batch/too-many", Level: Should, Contract: secJobs, Protocols: both, scope: any1,
 		Purpose: "A poll of more than 1000 jobs is INVALID_ARGUMENT.",
 		run: func(p *probe) {
 			p.hasBatch()
 			r := p.batch(slices.Repeat([]job{p.nobodys()}, 1001)...)
 			p.refused(&r, "a poll names 1 to 1000 jobs", codes.InvalidArgument)
 		}},
-	{ID: "batch/a-thousand", Level: Must, Contract: secOptional, Protocols: both, scope: any1,
+	{ID: "batch/a-thousand", Level: Must, Contract: secJobs, Protocols: both, scope: any1,
 		Purpose: "A poll of 1000 jobs gives 1000 results.",
 		run: func(p *probe) {
 			f := p.polled()
@@ -120,7 +120,7 @@ func (p *probe) polled() *finishedJob {
 }
 
 var watchCases = []Case{
-	{ID: "watch/state-at-once", Level: Must, Contract: secOptional, Protocols: onlyGRPC, scope: async,
+	{ID: "watch/state-at-once", Level: Must, Contract: secJobs, Protocols: onlyGRPC, scope: async,
 		Purpose: "A stream of news begins with the state of each job that is followed.",
 		run: func(p *probe) {
 			f := p.done()
@@ -134,7 +134,7 @@ var watchCases = []Case{
 			p.say(id == 7, r.sent, fmt.Sprintf("news of watch id %d", id), "watch id 7, as in the request")
 			p.sameEnd(&f.last, &r)
 		}},
-	{ID: "watch/end", Level: Must, Contract: secOptional, Protocols: onlyGRPC, scope: async,
+	{ID: "watch/end", Level: Must, Contract: secJobs, Protocols: onlyGRPC, scope: async,
 		Purpose: "The news that a job has ended comes without being asked for.",
 		run: func(p *probe) {
 			p.succeeded()
@@ -149,7 +149,7 @@ var watchCases = []Case{
 				}
 			}
 		}},
-	{ID: "watch/unknown-job", Level: Must, Contract: secOptional, Protocols: onlyGRPC, scope: async,
+	{ID: "watch/unknown-job", Level: Must, Contract: secJobs, Protocols: onlyGRPC, scope: async,
 		Purpose: "Following an unknown job gives NOT_FOUND for that job, and the stream goes on.",
 		run: func(p *probe) {
 			f := p.done()
@@ -162,7 +162,7 @@ var watchCases = []Case{
 			p.must(!r.lost, &r, "news of the next job on the same stream")
 			p.say(id == 2, r.sent, fmt.Sprintf("news of watch id %d", id), "watch id 2")
 		}},
-	{ID: "watch/unfollow", Level: Must, Contract: secOptional, Protocols: onlyGRPC, scope: async,
+	{ID: "watch/unfollow", Level: Must, Contract: secJobs, Protocols: onlyGRPC, scope: async,
 		Purpose: "Unfollowing a watch id that nobody follows is passed over, and the stream goes on.",
 		run: func(p *probe) {
 			f := p.done()

@@ -128,14 +128,22 @@ func (r *runner) fresh() driver {
 func (r *runner) reach(ctx context.Context) reply {
 	ctx, cancel := context.WithTimeout(ctx, r.o.RecoverTimeout)
 	defer cancel()
+	var before *reply // that time is up says less than why it had not worked before
 	for {
 		d := r.fresh()
-		reply := r.listBy(ctx, d)
+		now := r.listBy(ctx, d)
 		if d != r.d {
 			d.close()
 		}
-		if !reply.lost || ctx.Err() != nil {
-			return reply
+		switch {
+		case !now.lost:
+			return now
+		case ctx.Err() == nil:
+			before = &now
+		case before != nil:
+			return *before
+		default:
+			return now
 		}
 		wait(ctx, 50*time.Millisecond)
 	}

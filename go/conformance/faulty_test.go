@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
@@ -29,6 +30,7 @@ import (
 type faulty struct {
 	fault    string
 	protocol conformance.Protocol
+	tls      *tls.Config
 	store    *store
 
 	mu      sync.Mutex
@@ -204,6 +206,7 @@ func (f *faulty) began(call, id string) (inARow int) {
 
 func (f *faulty) beforeList() {
 	f.began("list", "")
+	f.poisoned.Store(false) // the suite lists after every case, and one case is to fail
 	f.mu.Lock()
 	slow := f.is("slow lists") && f.inARow >= 5 && f.listsInRow == 2
 	f.mu.Unlock()
@@ -397,7 +400,7 @@ func (f *faulty) get(ctx context.Context, r *frequest) (*fstate, *ferr) {
 			return nil, fail(codes.Internal, "database is locked")
 		}
 	case f.is("polls that are broken off poison the service") && r.single:
-		if f.poisoned.Swap(false) {
+		if f.poisoned.Load() {
 			return nil, fail(codes.Internal, "the connection pool is closed")
 		}
 		select {
@@ -535,11 +538,11 @@ func (f *faulty) execute(ctx context.Context, r *frequest) (*fstate, *ferr) {
 			return nil, fail(codes.AlreadyExists, "the key was used")
 		}
 	case f.is("synchronous calls that are broken off poison the service"):
-		if f.poisoned.Swap(false) {
+		if f.poisoned.Load() {
 			return nil, fail(codes.Internal, "the connection pool is closed")
 		}
 		select {
-		case <-time.After(30 * time.Millisecond):
+		case <-time.After(60 * time.Millisecond):
 		case <-ctx.Done():
 			f.poisoned.Store(true)
 		}
@@ -672,10 +675,14 @@ func (f *faulty) start() error {
 	f.starts++
 	f.broken = map[string]bool{}
 	f.lis = &listener{Listener: lis, f: f, conns: map[*conn]bool{}, slots: make(chan struct{}, 24)}
+	lis = f.lis
+	if f.tls != nil {
+		lis = tls.NewListener(lis, f.tls)
+	}
 	if f.protocol == conformance.REST {
-		f.stop = f.serveREST(f.lis)
+		f.stop = f.serveREST(lis)
 	} else {
-		f.stop = f.serveGRPC(f.lis)
+		f.stop = f.serveGRPC(lis)
 	}
 	return nil
 }
@@ -693,6 +700,9 @@ func (f *faulty) restart(context.Context) error {
 // endpoint is what Options.Endpoint takes.
 func (f *faulty) endpoint() string {
 	if f.protocol == conformance.REST {
+		if f.tls != nil {
+			return "https://" + f.address
+		}
 		return "http://" + f.address
 	}
 	return f.address

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log"
 	"mime"
 	"net"
 	"net/http"
@@ -39,7 +40,7 @@ var codeName = map[codes.Code]string{
 type overREST struct{ f *faulty }
 
 func (f *faulty) serveREST(lis net.Listener) func() {
-	s := &http.Server{Handler: overREST{f}, MaxHeaderBytes: 3 << 20} //nolint:gosec // silent connections are what is tried
+	s := &http.Server{Handler: overREST{f}, MaxHeaderBytes: 3 << 20, ErrorLog: log.New(io.Discard, "", 0)} //nolint:gosec // silent connections are what is tried
 	s.SetKeepAlivesEnabled(!f.is("connections are not kept"))
 	go func() { _ = s.Serve(lis) }()
 	return func() { _ = s.Close() }
