@@ -32,7 +32,8 @@ finish() {
 trap finish EXIT
 
 (cd go/backendplugin && GOWORK=off "$go" build -o "$work/testservice" ./internal/testservice)
-"$work/testservice" -anything -rest 127.0.0.1:0 2>"$work/log" &
+: >"$work/log"
+"$work/testservice" -anything -rest 127.0.0.1:0 2>>"$work/log" &
 service=$!
 address=
 for ((tries = 0; tries < 300; tries++)); do
