@@ -6,6 +6,8 @@ require (
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/creack/pty v1.1.24
+	github.com/flyte-backend/flyte-backend/go/backendplugin v0.0.0
+	github.com/flyte-backend/flyte-backend/go/conformance v0.0.0-00010101000000-000000000000
 	github.com/flyteorg/flyte/flyteidl v1.16.8
 	github.com/flyteorg/flyte/flyteplugins v1.16.8
 	github.com/flyteorg/flyte/flytepropeller v1.16.8
@@ -205,6 +207,8 @@ require (
 )
 
 replace (
+	github.com/flyte-backend/flyte-backend/go/backendplugin => ./go/backendplugin
+	github.com/flyte-backend/flyte-backend/go/conformance => ./go/conformance
 	github.com/flyteorg/flyte/flyteidl => github.com/flyteorg/flyte/flyteidl v1.16.8
 	github.com/flyteorg/flyte/flyteplugins => github.com/flyteorg/flyte/flyteplugins v1.16.8
 	github.com/flyteorg/flyte/flytepropeller => github.com/flyteorg/flyte/flytepropeller v1.16.8

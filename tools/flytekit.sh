@@ -1,44 +1,4 @@
 #!/usr/bin/env bash
 # Makes a virtual environment with the flytekit that tools/requirements-flytekit.txt pins, and prints its folder:
-# .cache/flytekit-<version>. Does nothing when it is there. May be called many times at once: the first makes it, the
-# others wait. Everything but the folder goes to standard error.
-#
-# Needs a Python from 3.10 to 3.12 with the venv module; FLYTEKIT_PYTHON names one that is not found on PATH.
-set -euo pipefail
-cd "$(dirname "$0")/.."
-
-requirements=tools/requirements-flytekit.txt
-version=$(sed -n 's/^flytekit==//p' "$requirements")
-folder=$PWD/.cache/flytekit-$version
-
-# complete says that the folder was made to its end, from these requirements.
-complete() { cmp --silent "$requirements" "$folder/requirements.txt"; }
-
-find_python() {
-	local candidate
-	for candidate in ${FLYTEKIT_PYTHON:-python3 python3.12 python3.11 python3.10}; do
-		if "$candidate" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
-			echo "$candidate"
-			return
-		fi
-	done
-	echo "flytekit $version needs a Python from 3.10 to 3.12 with the venv module, and there is none on PATH; FLYTEKIT_PYTHON can name one" >&2
-	return 1
-}
-
-if ! complete; then
-	python=$(find_python)
-	mkdir -p .cache
-	# The lock goes when this shell does, however it ends. Python takes it, because not every system has flock(1).
-	exec 9>".cache/flytekit-$version.lock"
-	"$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
-	if ! complete; then
-		echo "Making $folder; this takes a minute, once." >&2
-		rm -rf "$folder"
-		"$python" -m venv "$folder" >&2 9>&-
-		"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements" >&2 9>&-
-		"$folder/bin/pyflyte-execute" --help >/dev/null 9>&-
-		cp "$requirements" "$folder/requirements.txt"
-	fi
-fi
-echo "$folder"
+# .cache/flytekit-<version>. See tools/venv.sh.
+exec "$(dirname "$0")/venv.sh" flytekit tools/requirements-flytekit.txt pyflyte-execute --help

@@ -14,7 +14,12 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/example"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/explain"
+	jobcmd "github.com/flyte-backend/flyte-backend/cmd/internal/jobs"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/local"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/migrate"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/version"
 	"github.com/flyte-backend/flyte-backend/go/engine/cluster/flytekittest"
 )
 
@@ -23,6 +28,19 @@ func cliDoc(t *testing.T) string {
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "cli.md"))
 	require.NoError(t, err)
 	return string(text)
+}
+
+// programs makes the folder that `make build` makes: flyte-backend, flytepropeller, and this test binary as the engine.
+func programs(t *testing.T) string {
+	t.Helper()
+	bin := t.TempDir()
+	for _, name := range []string{"flyte-backend", "flytepropeller"} {
+		out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, name), "../"+name).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	engine := fmt.Sprintf("#!/bin/sh\n%s=1 exec %q \"$@\"\n", asCommand, os.Args[0])
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "flyte-backend-engine"), []byte(engine), 0o700))
+	return bin
 }
 
 // TestCLIDocRuns runs every block of docs/cli.md, one after another in one shell: yaml and python are files, named in their
@@ -42,10 +60,11 @@ func TestCLIDocRuns(t *testing.T) {
 	host, port, err := net.SplitHostPort(addr)
 	require.NoError(t, err)
 
+	bin := programs(t)
 	var script strings.Builder
 	// A job is a shell with the program below it, and both are to end: each job has a process group of its own.
-	fmt.Fprintf(&script, "set -euo pipefail\nset -m\ntrap 'for job in $(jobs -p); do kill -- -$job || true; done; wait' EXIT\nflyte-backend() { %s=1 %q \"$@\"; }\nexport PATH=%q:$PATH\n",
-		asCommand, os.Args[0], filepath.Join(venv, "bin"))
+	fmt.Fprintf(&script, "set -euo pipefail\nset -m\ntrap 'for job in $(jobs -p); do kill -- -$job || true; done; wait' EXIT\nexport PATH=%q:%q:$PATH\n",
+		bin, filepath.Join(venv, "bin"))
 	var want []string
 	n := 0
 	for _, m := range regexp.MustCompile("(?s)```(\\w+)\n(.*?)```").FindAllStringSubmatch(cliDoc(t), -1) {
@@ -98,7 +117,11 @@ func TestCLIDocHasAllFlags(t *testing.T) {
 			visit(c)
 		}
 	}
-	visit(local.New())
+	for _, cmd := range []*cobra.Command{
+		local.New(), jobcmd.NewList(), jobcmd.NewRun(), jobcmd.NewGet(), jobcmd.NewDelete(), explain.New(), migrate.New(), version.New(), example.New(),
+	} {
+		visit(cmd)
+	}
 	for _, m := range regexp.MustCompile(`--([a-z][a-z-]*)`).FindAllStringSubmatch(table, -1) {
 		require.True(t, flags[m[1]], "flag --%s is told of, and is not there", m[1])
 	}

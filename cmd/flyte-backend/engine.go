@@ -12,17 +12,20 @@ import (
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 )
 
-// engineName is the program with propeller's engine. It is five times as large as this one.
-const engineName = "flyte-backend-engine"
+// Programs with propeller in them, which are much larger than this one.
+const (
+	engineName    = "flyte-backend-engine"
+	propellerName = "flytepropeller"
+)
 
-// inEngine makes a command that the other program has, flags, help and all.
-func inEngine(name, short string) *cobra.Command {
+// in makes a command that another program has, flags, help and all.
+func in(programName, name, short string) *cobra.Command {
 	return &cobra.Command{
 		Use:                name,
 		Short:              short,
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			program, err := findEngine()
+			program, err := find(programName)
 			if err != nil {
 				return err
 			}
@@ -34,8 +37,8 @@ func inEngine(name, short string) *cobra.Command {
 	}
 }
 
-// findEngine looks beside this program, in libexec beside its folder, and on PATH.
-func findEngine() (string, error) {
+// find looks beside this program, in libexec beside its folder, and on PATH.
+func find(name string) (string, error) {
 	self, err := os.Executable()
 	if err == nil {
 		self, err = filepath.EvalSymlinks(self)
@@ -43,18 +46,18 @@ func findEngine() (string, error) {
 	if err == nil {
 		dir := filepath.Dir(self)
 		for _, path := range []string{
-			filepath.Join(dir, engineName),
-			filepath.Join(filepath.Dir(dir), "libexec", "flyte-backend", engineName),
+			filepath.Join(dir, name),
+			filepath.Join(filepath.Dir(dir), "libexec", "flyte-backend", name),
 		} {
 			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 				return path, nil
 			}
 		}
 	}
-	path, err := exec.LookPath(engineName)
+	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", exit.Hint(&exit.Error{Code: exit.Internal, Err: fmt.Errorf("this command needs the program %s, which is not installed: it is neither beside %s nor on PATH", engineName, self)},
-			"put it beside this program; `make build` makes both")
+		return "", exit.Hint(&exit.Error{Code: exit.Internal, Err: fmt.Errorf("this command needs the program %s, which is not installed: it is neither beside %s nor on PATH", name, self)},
+			"put it beside this program; `make build` makes all of them")
 	}
 	return path, nil
 }

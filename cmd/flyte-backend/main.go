@@ -10,11 +10,17 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/conformance"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/example"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/jobs"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/migrate"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/version"
+	"github.com/flyteorg/flyte/flytestdlib/logger"
 )
 
 func main() {
+	_ = logger.SetConfig(&logger.Config{Mute: true}) // Flyte's own packages log what commands tell in their own words
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := newRoot().ExecuteContext(ctx); err != nil {
@@ -33,8 +39,16 @@ func newRoot() *cobra.Command {
 	exit.Usage(root)
 	root.AddCommand(
 		example.New(),
-		inEngine("local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
-		inEngine("demo", "Run a real workflow on propeller's engine against a service that is killed and restarted"),
+		conformance.New(),
+		jobs.NewList(),
+		jobs.NewRun(),
+		jobs.NewGet(),
+		jobs.NewDelete(),
+		migrate.New(),
+		version.New(),
+		in(propellerName, "explain", "Say what would handle each task type and why, from propeller's configuration and the live services"),
+		in(engineName, "local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
+		in(engineName, "demo", "Run a real workflow on propeller's engine against a service that is killed and restarted"),
 	)
 	return root
 }

@@ -6,10 +6,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/explain"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/array/awsbatch"
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/array/k8s"
@@ -28,10 +31,26 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "explain" {
+		os.Exit(explainMain())
+	}
 	cmd.Execute()
 	// flytestdlib lets no section refuse its value, so its "config validate" passes what would stop propeller's start.
 	if err := backend.ConfigError(); err != nil && slices.Contains(os.Args, "validate") {
 		fmt.Fprintln(os.Stderr, "flytepropeller:", err)
 		os.Exit(1)
 	}
+}
+
+// explainMain is the command of flyte-backend that needs the plugins which are compiled in here.
+func explainMain() int {
+	root := explain.New()
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.Use = "flyte-backend " + root.Use // what the user has called
+	root.SetArgs(os.Args[2:])
+	exit.Usage(root)
+	if err := root.ExecuteContext(context.Background()); err != nil {
+		return exit.Report(os.Stderr, err)
+	}
+	return 0
 }

@@ -25,6 +25,8 @@ func TestBinary(t *testing.T) {
 	t.Run("mistakes", p.refusesMistakes)
 	t.Run("invalid section", p.refusesInvalidSection)
 	t.Run("bad files", p.refusesBadFiles)
+	t.Run("explain", p.explains)
+	t.Run("explain bad input", p.explainsBadInput)
 }
 
 // propeller is the path of a built binary.

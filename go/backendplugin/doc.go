@@ -1,5 +1,5 @@
-// Package backendplugin makes a Go type with the methods Create, Get and Delete a backend plugin service for Flyte: a gRPC
-// service that FlytePropeller calls to start, watch and end the jobs of a task type.
+// Package backendplugin makes a Go type with the methods Create, Get and Delete a backend plugin service for Flyte: a service
+// that FlytePropeller calls, over gRPC or REST, to start, watch and end the jobs of a task type.
 //
 //	err := backendplugin.Serve(ctx, backendplugin.Plugins{backendplugin.New("my_task_type", myPlugin{})},
 //		backendplugin.WithTLS("tls.crt", "tls.key"))
@@ -10,6 +10,10 @@
 //
 // A plugin holds no state between calls: what it needs to find a job again is in the job id, so that any replica can answer
 // any call. Its methods are called by any number of goroutines at once.
+//
+// What else a plugin can do is served when the method is there: [BatchGetter] looks at many jobs in one call, [Watcher] notices
+// changes sooner than polls do, [LogReader] and [MetricsReader] tell of a job, and [Prober] of the service. Each call is counted
+// ([WithMetrics]), is a span of the caller's trace ([WithTracerProvider]), and is logged ([WithLogger]).
 //
 // # Values
 //

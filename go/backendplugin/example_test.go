@@ -20,6 +20,7 @@ func ExampleServe() {
 	}
 	err := backendplugin.Serve(context.Background(), plugins,
 		backendplugin.WithAddress(":8000"),
+		backendplugin.WithREST(":8080"),
 		backendplugin.WithTLS("/etc/tls/tls.crt", "/etc/tls/tls.key"),
 		backendplugin.WithClientCA("/etc/tls/ca.crt"),
 		backendplugin.WithMaxConcurrent(200),

@@ -146,8 +146,9 @@ func (h *httpServer) stop(within time.Duration) error {
 	return nil
 }
 
-// getOnly answers methods that a page does not have.
+// getOnly answers methods that a page does not have. A caller that does not read the page is not waited for without end.
 func getOnly(w http.ResponseWriter, r *http.Request, page http.Handler) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Minute))
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		page.ServeHTTP(w, r)
 		return

@@ -98,7 +98,7 @@ type Job[ID any] struct {
 	ID ID
 	// TaskType is the type that the task was created with, PluginVersion the version that the caller asked for, if it did.
 	TaskType, PluginVersion string
-	// OutputPrefix is the request's; it is set in Get only.
+	// OutputPrefix is the request's; it is set where the job is looked at: in Get, GetMany and Watch.
 	OutputPrefix string
 	Secrets      Secrets
 	Log          *slog.Logger
@@ -132,6 +132,9 @@ type Status[Out any] struct {
 	LogLinks []LogLink
 	// Info is shown beside the task: a struct or map, as a dataclass.
 	Info any
+	// PollAfter is how long nothing new is to be expected: propeller does not ask before, but for ten minutes at most. 0 leaves it
+	// to propeller. flyteidl's GetTask has no place for it; polls of many jobs, watches and REST carry it.
+	PollAfter time.Duration
 }
 
 // Succeeded is the status of a job that ended with these outputs.
@@ -198,7 +201,9 @@ type Plugin struct {
 	err                     error
 
 	create  func(context.Context, *call) ([]byte, error)
-	get     func(context.Context, *call) (*admin.Resource, error)
+	get     func(context.Context, *call) (*state, error)
+	getMany func(context.Context, []*call) ([]looked, error)
+	watch   func(ctx context.Context, c *call, changed func()) error
 	delete  func(context.Context, *call) error
 	execute func(context.Context, *call) (*admin.Resource, error)
 	logs    func(context.Context, *call, LogQuery) (*LogPage, error)
@@ -227,8 +232,8 @@ func WithName(name string) PluginOption { return func(p *Plugin) { p.name = name
 
 const defaultVersion = "v1"
 
-// New makes a plugin of impl for a task type. It also serves what impl can do beyond [Async]: [Sync], [LogReader],
-// [MetricsReader], [Prober]. What is wrong with it, such as a type that no literal can become, [NewServer] and [Serve] tell.
+// New makes a plugin of impl for a task type. It also serves what impl can do beyond [Async]: [Sync], [BatchGetter], [Watcher],
+// [LogReader], [MetricsReader], [Prober]. What is wrong with it, such as a type that no literal can become, [NewServer] and [Serve] tell.
 func New[In, ID, Out any](taskType string, impl Async[In, ID, Out], opts ...PluginOption) *Plugin {
 	p := newPlugin[In, Out](taskType, impl, opts)
 	if p.err == nil {
@@ -245,12 +250,12 @@ func New[In, ID, Out any](taskType string, impl Async[In, ID, Out], opts ...Plug
 		}
 		return encodeID(id)
 	}
-	p.get = func(ctx context.Context, c *call) (*admin.Resource, error) {
+	p.get = func(ctx context.Context, c *call) (*state, error) {
 		job, err := jobOf[ID](c)
 		if err != nil {
 			return nil, err
 		}
-		return resourceOf(impl.Get(ctx, job))
+		return stateOf(impl.Get(ctx, job))
 	}
 	p.delete = func(ctx context.Context, c *call) error {
 		job, err := jobOf[ID](c)
@@ -261,6 +266,18 @@ func New[In, ID, Out any](taskType string, impl Async[In, ID, Out], opts ...Plug
 	}
 	if sync, ok := impl.(Sync[In, Out]); ok {
 		p.execute = executeOf(sync)
+	}
+	if many, ok := impl.(BatchGetter[ID, Out]); ok {
+		p.getMany = getManyOf(many)
+	}
+	if w, ok := impl.(Watcher[ID]); ok {
+		p.watch = func(ctx context.Context, c *call, changed func()) error {
+			job, err := jobOf[ID](c)
+			if err != nil {
+				return err
+			}
+			return w.Watch(ctx, job, changed)
+		}
 	}
 	if r, ok := impl.(LogReader[ID]); ok {
 		p.logs = func(ctx context.Context, c *call, q LogQuery) (*LogPage, error) {
@@ -340,6 +357,12 @@ func (p *Plugin) capabilities() []string {
 	if p.metrics != nil {
 		out = append(out, "metrics")
 	}
+	if p.getMany != nil {
+		out = append(out, "poll")
+	}
+	if p.watch != nil {
+		out = append(out, "watch")
+	}
 	return out
 }
 
@@ -366,9 +389,15 @@ type call struct {
 	id            []byte
 	outputPrefix  string
 	pluginVersion string
-	key           string
-	secrets       Secrets
-	log           *slog.Logger
+	// servedBy is the version of the plugin that was found.
+	servedBy string
+	key      string
+	secrets  Secrets
+	log      *slog.Logger
+	// jobs is how many jobs the call is about, if it is about several.
+	jobs int
+	// background says that nobody waits for the answer: the call waits for its place, and its trace is its own.
+	background bool
 }
 
 func requestOf[In any](c *call) (*Request[In], error) {
@@ -411,6 +440,15 @@ func final(p Phase) bool {
 	default:
 		return false
 	}
+}
+
+// stateOf is a status in flyteidl's words, with its PollAfter.
+func stateOf[Out any](s *Status[Out], err error) (*state, error) {
+	r, err := resourceOf(s, err)
+	if err != nil {
+		return nil, err
+	}
+	return &state{r, max(s.PollAfter, 0)}, nil
 }
 
 // resourceOf is a status in flyteidl's words.

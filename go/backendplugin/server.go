@@ -13,6 +13,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
@@ -20,6 +23,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
 	"github.com/flyte-backend/flyte-backend/go/backendplugin/rest"
 	pb "github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
 )
@@ -52,6 +56,11 @@ type options struct {
 	headerTimeout  time.Duration // of REST callers; 0 is ten seconds
 	restAddress    string
 	restListener   net.Listener
+	maxWatches     int
+	metricsAddress string
+	registerer     prometheus.Registerer
+	tracers        trace.TracerProvider
+	propagator     propagation.TextMapPropagator
 }
 
 // Option changes how plugins are served.
@@ -79,8 +88,9 @@ func WithMaxMessageSize(bytes int) Option { return func(o *options) { o.maxMessa
 // RESOURCE_EXHAUSTED, and propeller asks again a second later.
 func WithMaxConcurrent(calls int) Option { return func(o *options) { o.maxConcurrent = calls } }
 
-// WithTimeout limits a call of Create, Get, Delete, Logs or Metrics, beside the caller's own deadline; [DefaultTimeout] unless
-// said otherwise, and 0 means no limit. A call that takes longer is DEADLINE_EXCEEDED, whether the plugin returns or not.
+// WithTimeout limits a call of Create, Get, GetMany, Delete, Logs or Metrics, beside the caller's own deadline; [DefaultTimeout]
+// unless said otherwise, and 0 means no limit. A call that takes longer is DEADLINE_EXCEEDED, whether the plugin returns or not.
+// It also limits a poll of many jobs as a whole, in which that is the result of those jobs that were not looked at by then.
 func WithTimeout(d time.Duration) Option { return func(o *options) { o.timeout = d } }
 
 // WithExecuteTimeout limits a call of Execute; without, its caller's deadline is the limit.
@@ -103,9 +113,8 @@ func WithSecrets(s Secrets) Option { return func(o *options) { o.secrets = s } }
 // secrets are never logged.
 func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
 
-// WithServerOptions adds options of grpc: interceptors, stats handlers, keepalive. This is the place for metrics and traces,
-// such as grpc.StatsHandler(otelgrpc.NewServerHandler()), which this module does not depend on. They see every call with the
-// code that it ends with.
+// WithServerOptions adds options of grpc: interceptors, stats handlers, keepalive. They see every call over gRPC with the code
+// that it ends with; a span that one of them begins is the parent of the plugin's.
 func WithServerOptions(opts ...grpc.ServerOption) Option {
 	return func(o *options) { o.server = append(o.server, opts...) }
 }
@@ -118,6 +127,7 @@ type Server struct {
 	http    *httpServer // nil when REST is not asked for
 	health  *health.Server
 	plugins Plugins
+	metrics *metrics
 	// ending is done when open streams that nobody would end are to end.
 	ending context.Context
 	end    context.CancelFunc
@@ -129,6 +139,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	o := options{
 		address: DefaultAddress, maxMessageSize: DefaultMaxMessageSize, maxConcurrent: DefaultMaxConcurrent, timeout: DefaultTimeout,
 		readinessDelay: DefaultReadinessDelay, drainTimeout: DefaultDrainTimeout, probeInterval: 10 * time.Second, log: slog.Default(),
+		maxWatches: DefaultMaxWatches,
 	}
 	for _, opt := range opts {
 		opt(&o)
@@ -139,12 +150,17 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{opts: o, health: health.NewServer(), plugins: slices.Clone(plugins)}
+	m, err := newMetrics(o.registerer)
+	if err != nil {
+		return nil, fmt.Errorf("backendplugin: %w", err)
+	}
+	s := &Server{opts: o, health: health.NewServer(), plugins: slices.Clone(plugins), metrics: m}
 	s.ending, s.end = context.WithCancel(context.Background())
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	server := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(o.maxMessageSize), grpc.MaxSendMsgSize(o.maxMessageSize),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute}), // a caller that vanished follows no jobs
 		grpc.ChainStreamInterceptor(s.endWatches),
 	}
 	if !o.plainText {
@@ -158,18 +174,20 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	s.grpc = grpc.NewServer(append(server, o.server...)...)
 	svc := &service{
 		plugins: s.plugins, slots: make(chan struct{}, o.maxConcurrent), timeout: o.timeout, executeTimeout: o.executeTimeout,
-		secrets: o.secrets, log: o.log,
+		secrets: o.secrets, log: o.log, metrics: s.metrics, tracing: &tracing{o.tracers, o.propagator}, maxMessageSize: o.maxMessageSize,
+		maxWatches: o.maxWatches, looks: make(chan struct{}, watchLooks(o.maxConcurrent)), ending: s.ending,
 	}
 	pb.RegisterAsyncAgentServiceServer(s.grpc, svc)
 	pb.RegisterSyncAgentServiceServer(s.grpc, svc)
 	pb.RegisterAgentMetadataServiceServer(s.grpc, svc)
+	flytebackendv1.RegisterBackendServiceServer(s.grpc, svc)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	if o.restAddress == "" && o.restListener == nil {
 		return s, nil
 	}
-	var err error
-	s.http, err = newHTTPServer(&o, s.plugins, rest.Services{Async: svc, Sync: svc, Metadata: svc, Capabilities: s.plugins.capabilities}, nil)
+	services := rest.Services{Async: svc, Sync: svc, Metadata: svc, Batch: svc, Capabilities: s.plugins.capabilities}
+	s.http, err = newHTTPServer(&o, s.plugins, services, s.MetricsHandler())
 	if err != nil {
 		return nil, fmt.Errorf("backendplugin: %w", err)
 	}
@@ -224,6 +242,8 @@ func (o *options) check() error {
 		return fmt.Errorf("backendplugin: WithProbeInterval(%s) is not positive", o.probeInterval)
 	case o.log == nil:
 		return errors.New("backendplugin: WithLogger got nil")
+	case o.maxWatches <= 0:
+		return fmt.Errorf("backendplugin: WithMaxWatches(%d) would follow no job", o.maxWatches)
 	}
 	return nil
 }
@@ -266,7 +286,7 @@ func Serve(ctx context.Context, plugins Plugins, opts ...Option) error {
 // Serve serves on a listener, which it closes, until ctx ends, then drains. It blocks, and is called once.
 func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	defer s.end()
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	about := []any{"address", lis.Addr().String(), "plugins", fmt.Sprint(s.plugins), "tls", !s.opts.plainText}
 	if s.http != nil {
 		restListener, err := s.listenREST(ctx)
@@ -280,6 +300,16 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 				failed <- err
 			}
 		}()
+	}
+	metricsAddress, endMetrics, err := s.serveMetrics(ctx, failed)
+	if err != nil {
+		_ = lis.Close()
+		s.stop(0)
+		return fmt.Errorf("backendplugin: %w", err)
+	}
+	defer endMetrics()
+	if metricsAddress != "" {
+		about = append(about, "metrics", metricsAddress)
 	}
 	go func() { failed <- s.grpc.Serve(lis) }()
 	s.opts.log.InfoContext(ctx, "serving", about...)
@@ -324,10 +354,12 @@ func (s *Server) probe(ctx context.Context) {
 		}
 	}
 	s.health.SetServingStatus("", now)
+	isReady := now == healthpb.HealthCheckResponse_SERVING
+	s.metrics.setReady(isReady)
 	if s.http == nil {
 		return
 	}
-	if now == healthpb.HealthCheckResponse_SERVING {
+	if isReady {
 		s.http.ready.Store(&ready)
 	} else {
 		s.http.ready.Store(&notReady)
@@ -346,6 +378,7 @@ func probeOne(ctx context.Context, p *Plugin) (err error) {
 func (s *Server) drain() error {
 	s.opts.log.Info("draining", "readiness_delay", s.opts.readinessDelay, "timeout", s.opts.drainTimeout)
 	s.health.Shutdown()
+	s.metrics.setReady(false)
 	if s.http != nil {
 		s.http.ready.Store(&draining)
 	}

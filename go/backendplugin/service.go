@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	pb "github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
@@ -29,24 +30,37 @@ const (
 	metadataPluginVersion  = "flyte-backend-plugin-version"
 )
 
-// service is flyteidl's three services on top of plugins.
+// service is flyteidl's three services, and the extension, on top of plugins.
 type service struct {
 	pb.UnimplementedAsyncAgentServiceServer
 	pb.UnimplementedSyncAgentServiceServer
 	pb.UnimplementedAgentMetadataServiceServer
+	flytebackendv1.UnimplementedBackendServiceServer
 
 	plugins        Plugins
 	slots          chan struct{}
 	timeout        time.Duration
 	executeTimeout time.Duration
+	maxMessageSize int
+	maxWatches     int
 	secrets        Secrets
 	log            *slog.Logger
+	metrics        *metrics
+	tracing        *tracing
+	// looks are the places for calls of Get that watches cause.
+	looks chan struct{}
+	// ending is done when open streams are to end.
+	ending context.Context
 }
 
 // find gives the plugin for a task: of those of its type that can do what is asked, the version that the caller names, else
 // the highest; one that names the template's version goes before one that takes any.
-func (s *service) find(taskType, version string, taskTypeVersion int32, can func(*Plugin) bool) (*Plugin, error) {
+//
+// A call about a job may leave the task type version out, since the job's plugin version is known: then one plugin that it can
+// mean will do.
+func (s *service) find(taskType, version string, taskTypeVersion int32, aboutJob bool, can func(*Plugin) bool) (*Plugin, error) {
 	var best *Plugin
+	var limited Plugins
 	var bestExact, known bool
 	for _, p := range s.plugins {
 		if p.taskType != taskType || version != "" && p.version != version {
@@ -54,7 +68,11 @@ func (s *service) find(taskType, version string, taskTypeVersion int32, can func
 		}
 		known = true
 		exact := slices.Contains(p.taskTypeVersions, taskTypeVersion)
-		if !can(p) || !exact && len(p.taskTypeVersions) > 0 {
+		if !can(p) {
+			continue
+		}
+		if !exact && len(p.taskTypeVersions) > 0 {
+			limited = append(limited, p)
 			continue
 		}
 		if best == nil || exact && !bestExact || exact == bestExact && natural(p.version, best.version) > 0 {
@@ -64,6 +82,8 @@ func (s *service) find(taskType, version string, taskTypeVersion int32, can func
 	switch {
 	case best != nil:
 		return best, nil
+	case aboutJob && taskTypeVersion == 0 && len(limited) == 1:
+		return limited[0], nil
 	case known:
 		return nil, NewError(codes.NotFound, fmt.Errorf("the plugin for task type %q%s does not take this call for task type version %d",
 			taskType, named(version), taskTypeVersion))
@@ -112,14 +132,28 @@ func digit(c byte) bool { return '0' <= c && c <= '9' }
 
 // open begins a call: it finds the plugin and what every call brings.
 func (s *service) open(ctx context.Context, op, taskType string, taskTypeVersion int32, can func(*Plugin) bool) (*Plugin, *call, error) {
-	c := &call{taskType: taskType, key: first(ctx, metadataIdempotencyKey), pluginVersion: first(ctx, metadataPluginVersion), secrets: s.secrets}
-	p, err := s.find(taskType, c.pluginVersion, taskTypeVersion, can)
+	return s.openFor(ctx, op, taskType, taskTypeVersion, first(ctx, metadataPluginVersion), false, can)
+}
+
+// openFor is open for a plugin version that stands in the request.
+func (s *service) openFor(
+	ctx context.Context, op, taskType string, taskTypeVersion int32, version string, aboutJob bool, can func(*Plugin) bool,
+) (*Plugin, *call, error) {
+	c := &call{taskType: taskType, key: first(ctx, metadataIdempotencyKey), pluginVersion: version, secrets: s.secrets}
+	p, err := s.find(taskType, c.pluginVersion, taskTypeVersion, aboutJob, can)
 	if err != nil {
+		s.metrics.count(ctx, op, s.label(taskType), noPlugin, codes.NotFound)
 		s.log.InfoContext(ctx, "a call for a plugin that is not here", "call", op, "task_type", taskType, "plugin_version", c.pluginVersion)
 		return nil, nil, err
 	}
-	c.log = s.log.With("task_type", taskType, "plugin_version", p.version)
+	c.servedBy, c.log = p.version, s.log.With("task_type", taskType, "plugin_version", p.version)
 	return p, c, nil
+}
+
+// cannot is the answer to a call that the plugin does not serve.
+func (s *service) cannot(ctx context.Context, op string, c *call, does string) error {
+	s.metrics.count(ctx, op, c.taskType, c.servedBy, codes.Unimplemented)
+	return status.Errorf(codes.Unimplemented, "the plugin for task type %q %s", c.taskType, does)
 }
 
 func first(ctx context.Context, key string) string {
@@ -130,16 +164,29 @@ func first(ctx context.Context, key string) string {
 }
 
 // guarded runs a plugin's code within the server's limits and answers in time, even when the plugin does not: its place
-// among the calls that run at once is then free only when it has really ended. A panic becomes an error of this call.
+// among the calls that run at once is then free only when it has really ended. A panic becomes an error of this call. The call
+// is a span and is counted.
 func guarded[T any](ctx context.Context, s *service, op string, c *call, limit time.Duration, fn func(context.Context, *call) (T, error)) (T, error) {
 	var none T
-	select {
-	case s.slots <- struct{}{}:
-	default:
-		c.log.WarnContext(ctx, "a call was turned away", "call", op, "limit", cap(s.slots))
-		return none, status.Convert(Overloaded(time.Second, "the service runs %d calls already, which is its limit", cap(s.slots))).Err()
-	}
 	begin := time.Now()
+	ctx, endSpan := s.tracing.start(ctx, op, c)
+	ended := func(code codes.Code) {
+		s.metrics.call(ctx, op, c, code, time.Since(begin))
+		endSpan(code)
+	}
+	if !s.enter(ctx, c) {
+		if err := ctx.Err(); err != nil {
+			gone := status.FromContextError(err)
+			ended(gone.Code())
+			return none, gone.Err()
+		}
+		c.log.WarnContext(ctx, "a call was turned away", "call", op, "limit", cap(s.slots))
+		s.metrics.turned.Inc()
+		refused := Overloaded(time.Second, "the service runs %d calls already, which is its limit", cap(s.slots))
+		ended(refused.Code)
+		return none, refused.GRPCStatus().Err()
+	}
+	s.metrics.inFlight.Inc()
 	if limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
@@ -154,10 +201,9 @@ func guarded[T any](ctx context.Context, s *service, op string, c *call, limit t
 		var r result
 		defer func() {
 			if p := recover(); p != nil {
-				// What was thrown may hold anything, so it goes to the log and no further.
-				c.log.ErrorContext(ctx, "the plugin panicked", "call", op, "panic", p, "stack", string(debug.Stack()))
-				r = result{err: SystemError("the plugin panicked in %s; its log has the details", op)}
+				r = result{err: s.panicked(ctx, op, c, p)}
 			}
+			s.metrics.inFlight.Dec()
 			<-s.slots
 			done <- r
 		}()
@@ -177,15 +223,41 @@ func guarded[T any](ctx context.Context, s *service, op string, c *call, limit t
 	}
 	if r.err == nil {
 		c.log.DebugContext(ctx, "call", "call", op, "code", codes.OK.String(), "duration", time.Since(begin))
+		ended(codes.OK)
 		return r.value, nil
 	}
 	e := asError(ctx, r.err)
+	ended(e.Code)
 	level := slog.LevelWarn
 	if userCodes[e.Code] || e.Code == codes.NotFound || e.Code == codes.Canceled {
 		level = slog.LevelInfo
 	}
 	c.log.Log(ctx, level, "call", "call", op, "code", e.Code.String(), "duration", time.Since(begin), "error", e)
 	return none, e.GRPCStatus().Err()
+}
+
+// enter takes a place among the calls that run at once. It is false when there is none.
+func (s *service) enter(ctx context.Context, c *call) bool {
+	if c.background {
+		select {
+		case s.slots <- struct{}{}:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// panicked tells the log, and gives the error for the caller: what was thrown may hold anything, so it goes no further.
+func (s *service) panicked(ctx context.Context, op string, c *call, thrown any) *Error {
+	c.log.ErrorContext(ctx, "the plugin panicked", "call", op, "panic", thrown, "stack", string(debug.Stack()))
+	return SystemError("the plugin panicked in %s; its log has the details", op)
 }
 
 // spoken is the error with its text fixed: making text of an error is the plugin's own code as well. Protobuf takes no text
@@ -222,7 +294,7 @@ func (s *service) job(ctx context.Context, op string, r interface {
 	GetResourceMeta() []byte
 }, can func(*Plugin) bool) (*Plugin, *call, error) {
 	taskType, version := category(r.GetTaskCategory(), r.GetTaskType())
-	p, c, err := s.open(ctx, op, taskType, version, can)
+	p, c, err := s.openFor(ctx, op, taskType, version, first(ctx, metadataPluginVersion), true, can)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -237,11 +309,11 @@ func (s *service) GetTask(ctx context.Context, r *admin.GetTaskRequest) (*admin.
 		return nil, err
 	}
 	c.outputPrefix = r.GetOutputPrefix()
-	resource, err := guarded(ctx, s, "Get", c, s.timeout, p.get)
+	state, err := guarded(ctx, s, "Get", c, s.timeout, p.get)
 	if err != nil {
 		return nil, err
 	}
-	return &admin.GetTaskResponse{Resource: resource}, nil
+	return &admin.GetTaskResponse{Resource: state.resource}, nil
 }
 
 // DeleteTask implements flyteidl's AsyncAgentService.
@@ -252,9 +324,12 @@ func (s *service) DeleteTask(ctx context.Context, r *admin.DeleteTaskRequest) (*
 	}
 	_, err = guarded(ctx, s, "Delete", c, s.timeout, func(ctx context.Context, c *call) (None, error) {
 		err := p.delete(ctx, c)
+		if err != nil && asError(ctx, err).Code == codes.NotFound {
+			err = nil // here, where it is counted
+		}
 		return None{}, err
 	})
-	if err != nil && status.Code(err) != codes.NotFound {
+	if err != nil {
 		return nil, err
 	}
 	return &admin.DeleteTaskResponse{}, nil
@@ -268,7 +343,7 @@ func (s *service) GetTaskLogs(r *admin.GetTaskLogsRequest, stream pb.AsyncAgentS
 		return err
 	}
 	if p.logs == nil {
-		return status.Errorf(codes.Unimplemented, "the plugin for task type %q gives no logs", c.taskType)
+		return s.cannot(ctx, "Logs", c, "gives no logs")
 	}
 	page, err := guarded(ctx, s, "Logs", c, s.timeout, func(ctx context.Context, c *call) (*LogPage, error) {
 		page, err := p.logs(ctx, c, LogQuery{Lines: r.GetLines(), Token: r.GetToken()})
@@ -306,7 +381,7 @@ func (s *service) GetTaskMetrics(ctx context.Context, r *admin.GetTaskMetricsReq
 		return nil, err
 	}
 	if p.metrics == nil {
-		return nil, status.Errorf(codes.Unimplemented, "the plugin for task type %q gives no metrics", c.taskType)
+		return nil, s.cannot(ctx, "Metrics", c, "gives no metrics")
 	}
 	q := MetricsQuery{Names: r.GetQueries(), Step: r.GetStep().AsDuration()}
 	if r.GetStartTime() != nil {

@@ -1,5 +1,6 @@
-// Package backendtest is a scriptable backend plugin service for tests: a real gRPC server on loopback, with flyteidl's
-// agent services and without a job behind them. Jobs outlive a killed server, as they do with a service that is stateless.
+// Package backendtest is a scriptable backend plugin service for tests: a real server on loopback, for gRPC or for REST, with
+// flyteidl's agent services and without a job behind them. Jobs outlive a killed server, as they do with a service that is
+// stateless.
 package backendtest
 
 import (
@@ -12,10 +13,15 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
+	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
@@ -47,6 +53,8 @@ type Plugin struct {
 type Step struct {
 	After    time.Duration
 	Resource *admin.Resource
+	// PollAfter is how long nothing new is to be expected. Polls of one job over gRPC cannot tell of it.
+	PollAfter time.Duration
 }
 
 // Job is a job that the service was asked to create.
@@ -70,6 +78,10 @@ type Backend struct {
 	IgnoreKeys bool
 	// JobPrefix begins every job's id; empty means "job-". Set it before Start.
 	JobPrefix string
+	// REST serves api/openapi.yaml instead of gRPC. Set it before Start.
+	REST bool
+	// OneByOne leaves out the polls of many jobs in one call, as flytekit's connector services do. Set it before Start.
+	OneByOne bool
 	// ServerOptions go to the gRPC server, for TLS or limits. Set it before Start.
 	ServerOptions []grpc.ServerOption
 	// OnExecute answers synchronous calls. Set it before Start.
@@ -80,8 +92,8 @@ type Backend struct {
 
 	mu       sync.Mutex
 	addr     string
-	server   *grpc.Server
-	lis      net.Listener
+	lis      *listener
+	stop     func() // nil while the server is not running
 	plugins  []Plugin
 	script   []Step
 	jobs     map[string]*Job
@@ -92,7 +104,10 @@ type Backend struct {
 	always   map[Method]error
 	delays   map[Method]time.Duration
 	holds    map[Method]chan struct{}
+	drops    map[Method]int
+	garbles  map[Method]int
 	conns    int
+	batches  int
 }
 
 // New makes a service that lists the plugins. A job succeeds at its first poll, without outputs, unless scripted.
@@ -102,6 +117,7 @@ func New(plugins ...Plugin) *Backend {
 		script:  []Step{{Resource: &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}}},
 		jobs:    map[string]*Job{}, byKey: map[string]string{}, calls: map[Method]int{},
 		failures: map[Method][]error{}, always: map[Method]error{}, delays: map[Method]time.Duration{}, holds: map[Method]chan struct{}{},
+		drops: map[Method]int{}, garbles: map[Method]int{},
 	}
 }
 
@@ -130,36 +146,52 @@ func listen(addr string) (net.Listener, error) {
 func (b *Backend) Start() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.server != nil {
+	if b.stop != nil {
 		return errors.New("the backend is running already")
 	}
 	lis, err := listen(b.addr)
 	if err != nil {
 		return fmt.Errorf("cannot listen for the test backend: %w", err)
 	}
-	b.addr, b.lis = lis.Addr().String(), lis
-	b.server = grpc.NewServer(append([]grpc.ServerOption{grpc.StatsHandler(connCounter{b})}, b.ServerOptions...)...)
-	service.RegisterAsyncAgentServiceServer(b.server, asyncServer{b: b})
-	service.RegisterSyncAgentServiceServer(b.server, syncServer{b: b})
-	service.RegisterAgentMetadataServiceServer(b.server, metadataServer{b: b})
-	go func(s *grpc.Server) {
-		// Serve ends when Kill stops the server.
-		_ = s.Serve(lis)
-	}(b.server)
+	b.addr = lis.Addr().String()
+	b.lis = &listener{Listener: lis, accepted: b.connected, open: map[net.Conn]bool{}}
+	if b.REST {
+		b.stop = b.serveREST(b.lis)
+	} else {
+		b.stop = b.serveGRPC(b.lis)
+	}
 	return nil
+}
+
+func (b *Backend) serveGRPC(lis net.Listener) (stop func()) {
+	server := grpc.NewServer(append([]grpc.ServerOption{
+		grpc.ForceServerCodecV2(garbling{encoding.GetCodecV2(grpcproto.Name)}),
+		grpc.ChainUnaryInterceptor(b.garbleUnary), grpc.ChainStreamInterceptor(b.garbleStream),
+	}, b.ServerOptions...)...)
+	service.RegisterAsyncAgentServiceServer(server, asyncServer{b: b})
+	service.RegisterSyncAgentServiceServer(server, syncServer{b: b})
+	service.RegisterAgentMetadataServiceServer(server, metadataServer{b: b})
+	if !b.OneByOne {
+		flytebackendv1.RegisterBackendServiceServer(server, manyServer{b: b})
+	}
+	go func() {
+		// Serve ends when Kill stops the server.
+		_ = server.Serve(lis)
+	}()
+	return server.Stop
 }
 
 // Kill ends the server at once: connections break, calls under way fail. Jobs stay.
 func (b *Backend) Kill() {
 	b.mu.Lock()
-	server, lis := b.server, b.lis
-	b.server = nil
+	stop, lis := b.stop, b.lis
+	b.stop = nil
 	b.mu.Unlock()
-	if server != nil {
+	if stop != nil {
 		// The server closes the listener only once it serves, which a Kill right after Start would not wait for; the port
 		// has to be free for the next Start.
 		_ = lis.Close()
-		server.Stop()
+		stop()
 	}
 }
 
@@ -167,14 +199,26 @@ func (b *Backend) Kill() {
 func (b *Backend) Running() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.server != nil
+	return b.stop != nil
 }
 
-// Endpoint is the address, known from the first Start on.
+// Endpoint is the address, or the URL over REST, known from the first Start on.
 func (b *Backend) Endpoint() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.REST {
+		return "http://" + b.addr
+	}
 	return b.addr
+}
+
+// Deployment is how the service is called: a fresh value on every call, known from the first Start on.
+func (b *Backend) Deployment() *config.Deployment {
+	d := &config.Deployment{Endpoint: b.Endpoint(), Protocol: config.ProtocolGRPC, Insecure: true}
+	if b.REST {
+		d.Protocol = config.ProtocolREST
+	}
+	return d
 }
 
 // SetPlugins changes what the service lists.
@@ -215,10 +259,28 @@ func (b *Backend) Fail(m Method, n int, err error) {
 	}
 }
 
-// Heal ends all failures and delays of the method.
+// Drop makes the next n calls of the method end without an answer, because every connection is closed when they arrive; n < 0
+// makes all of them end so until Heal.
+func (b *Backend) Drop(m Method, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drops[m] = n
+}
+
+// Garble makes the next n calls of the method be answered with bytes that mean nothing, although the service has done what
+// they ask for; n < 0 makes all of them be answered so until Heal.
+func (b *Backend) Garble(m Method, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.garbles[m] = n
+}
+
+// Heal ends all failures, delays, drops and garbled answers of the method.
 func (b *Backend) Heal(m Method) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	delete(b.drops, m)
+	delete(b.garbles, m)
 	delete(b.always, m)
 	delete(b.failures, m)
 	delete(b.delays, m)
@@ -252,6 +314,13 @@ func (b *Backend) Calls(m Method) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.calls[m]
+}
+
+// Batches counts the calls that polled many jobs; each of the jobs is a call of Get as well.
+func (b *Backend) Batches() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.batches
 }
 
 // Connections counts the connections that were ever made.
@@ -292,7 +361,12 @@ func (b *Backend) arrive(ctx context.Context, m Method) error {
 	if queue := b.failures[m]; len(queue) > 0 {
 		err, b.failures[m] = queue[0], queue[1:]
 	}
+	dropped, lis := take(b.drops, m), b.lis
 	b.mu.Unlock()
+	if dropped {
+		lis.drop()
+		return status.Error(codes.Unavailable, "nobody hears this")
+	}
 	if held != nil {
 		select {
 		case <-held:
@@ -310,17 +384,13 @@ func (b *Backend) arrive(ctx context.Context, m Method) error {
 	return err
 }
 
-type connCounter struct{ b *Backend }
-
-func (connCounter) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
-func (connCounter) HandleRPC(context.Context, stats.RPCStats)                         {}
-func (connCounter) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-func (c connCounter) HandleConn(_ context.Context, s stats.ConnStats) {
-	if _, begins := s.(*stats.ConnBegin); begins {
-		c.b.mu.Lock()
-		c.b.conns++
-		c.b.mu.Unlock()
+// take counts one of those that are ordered, and says whether there was one.
+func take(ordered map[Method]int, m Method) bool {
+	n := ordered[m]
+	if n > 0 {
+		ordered[m]--
 	}
+	return n != 0
 }
 
 // incoming gives a value of the request's metadata, or nothing.

@@ -16,8 +16,7 @@ import (
 
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/client"
-	"github.com/flyte-backend/flyte-backend/go/client/grpcclient"
-	"github.com/flyte-backend/flyte-backend/go/tasks/config"
+	"github.com/flyte-backend/flyte-backend/go/client/dial"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
@@ -30,7 +29,7 @@ func run(t *testing.T, b *backendtest.Backend) client.Client {
 	t.Helper()
 	require.NoError(t, b.Start())
 	t.Cleanup(b.Kill)
-	c, err := grpcclient.Dial("test", &config.Deployment{Endpoint: b.Endpoint(), Insecure: true})
+	c, err := dial.Dial("test", b.Deployment())
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, c.Close()) })
 	return c

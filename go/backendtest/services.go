@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -60,26 +64,72 @@ func (b *Backend) newJob(ctx context.Context, req *admin.CreateTaskRequest) (Job
 }
 
 func (s asyncServer) GetTask(ctx context.Context, req *admin.GetTaskRequest) (*admin.GetTaskResponse, error) {
-	if err := s.b.arrive(ctx, Get); err != nil {
+	step, err := s.b.poll(ctx, req.GetResourceMeta())
+	if err != nil {
 		return nil, err
 	}
-	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
-	j, ok := s.b.jobs[string(req.GetResourceMeta())]
+	return &admin.GetTaskResponse{Resource: step.Resource}, nil
+}
+
+// poll gives the step that a job is at.
+func (b *Backend) poll(ctx context.Context, id []byte) (Step, error) {
+	if err := b.arrive(ctx, Get); err != nil {
+		return Step{}, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j, ok := b.jobs[string(id)]
 	if !ok {
-		return nil, status.Errorf(codes.NotFound, "no job %q", req.GetResourceMeta())
+		return Step{}, status.Errorf(codes.NotFound, "no job %q", id)
 	}
 	j.Polls++
 	if j.set != nil {
-		return &admin.GetTaskResponse{Resource: j.set}, nil
+		return Step{Resource: j.set}, nil
 	}
-	now := &admin.Resource{Phase: core.TaskExecution_QUEUED}
+	now := Step{Resource: &admin.Resource{Phase: core.TaskExecution_QUEUED}}
 	for _, step := range j.script {
 		if time.Since(j.created) >= step.After {
-			now = step.Resource
+			now = step
 		}
 	}
-	return &admin.GetTaskResponse{Resource: now}, nil
+	return now, nil
+}
+
+type manyServer struct {
+	flytebackendv1.UnimplementedBackendServiceServer
+	b *Backend
+}
+
+// GetTasks polls each job as a call of its own would, all at once. What befalls one befalls the others only if it is dropped.
+func (s manyServer) GetTasks(ctx context.Context, req *flytebackendv1.GetTasksRequest) (*flytebackendv1.GetTasksResponse, error) {
+	if len(req.GetTasks()) > 1 { // over REST, a single poll comes here too
+		s.b.mu.Lock()
+		s.b.batches++
+		s.b.mu.Unlock()
+	}
+	out := &flytebackendv1.GetTasksResponse{Results: make([]*flytebackendv1.TaskResult, len(req.GetTasks()))}
+	var wg sync.WaitGroup
+	for i, ref := range req.GetTasks() {
+		wg.Go(func() {
+			step, err := s.b.poll(ctx, ref.GetResourceMeta())
+			if err == nil {
+				out.Results[i] = &flytebackendv1.TaskResult{Result: &flytebackendv1.TaskResult_Task{
+					Task: &flytebackendv1.Task{Resource: step.Resource, PollAfter: durationpb.New(step.PollAfter)},
+				}}
+				return
+			}
+			st := status.Convert(err)
+			failed := &flytebackendv1.Error{Code: int32(st.Code()), Message: st.Message()} //nolint:gosec // codes are small
+			for _, d := range st.Details() {
+				if info, ok := d.(*errdetails.RetryInfo); ok {
+					failed.RetryAfter = info.GetRetryDelay()
+				}
+			}
+			out.Results[i] = &flytebackendv1.TaskResult{Result: &flytebackendv1.TaskResult_Error{Error: failed}}
+		})
+	}
+	wg.Wait()
+	return out, nil
 }
 
 func (s asyncServer) DeleteTask(ctx context.Context, req *admin.DeleteTaskRequest) (*admin.DeleteTaskResponse, error) {

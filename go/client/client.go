@@ -13,6 +13,9 @@ import (
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
 
+// MaxJobID is the most bytes that a job id may have, since etcd keeps it with the task.
+const MaxJobID = 64 << 10
+
 // Keys of gRPC request metadata.
 const (
 	// MetadataIdempotencyKey goes with every create and execute: the hash of the task attempt's whole identity, at most
@@ -154,6 +157,8 @@ type Job struct {
 	CustomInfo *structpb.Struct
 	// Failure has details of a failed or aborted job, nil when the service gave none.
 	Failure *Failure
+	// PollAfter is how long the service expects nothing new, or 0.
+	PollAfter time.Duration
 }
 
 // Failure is why a job failed.

@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -41,33 +42,40 @@ func (c Class) String() string {
 
 // Rule is a row of the error table.
 type Rule struct {
-	Code  codes.Code
-	Class Class
+	Code codes.Code
+	// Status is the HTTP status that a service answers with over REST. Codes share some; the code in the answer's body tells
+	// them apart.
+	Status int
+	Class  Class
 	// Meaning is what the service says with the code.
 	Meaning string
 }
 
-// Table is the error contract: what each gRPC code means to propeller. docs/contract.md is checked against it.
+// StatusClientClosed is the HTTP status of a call that its caller cancelled; net/http has no name for it.
+const StatusClientClosed = 499
+
+// Table is the error contract: what each gRPC code means to propeller, and the HTTP status that goes with it over REST.
+// docs/contract.md is checked against it.
 //
 // Unauthenticated and Unimplemented are not the task's fault and not repaired by another attempt, but an operator can
 // repair them while the task waits; hence retry later.
 var Table = []Rule{
-	{codes.Canceled, RetryNow, "the call was cancelled on its way"},
-	{codes.Unknown, SystemError, "the service failed in a way that it did not foresee"},
-	{codes.InvalidArgument, UserError, "the task template or an input is wrong"},
-	{codes.DeadlineExceeded, RetryLater, "no answer within the time limit"},
-	{codes.NotFound, SystemError, "the service knows no such plugin or job"},
-	{codes.AlreadyExists, SystemError, "the idempotency key was used for another request"},
-	{codes.PermissionDenied, UserError, "the task's identity may not do this"},
-	{codes.ResourceExhausted, RetryLater, "too many requests or no capacity"},
-	{codes.FailedPrecondition, UserError, "something that the task needs is not there"},
-	{codes.Aborted, RetryNow, "a conflict inside the service"},
-	{codes.OutOfRange, UserError, "a value of the task is out of range"},
-	{codes.Unimplemented, RetryLater, "this endpoint does not serve that call"},
-	{codes.Internal, SystemError, "the service failed"},
-	{codes.Unavailable, RetryLater, "the service cannot be reached or is starting"},
-	{codes.DataLoss, SystemError, "the service lost data"},
-	{codes.Unauthenticated, RetryLater, "the service does not accept propeller's credentials"},
+	{codes.Canceled, StatusClientClosed, RetryNow, "the call was cancelled on its way"},
+	{codes.Unknown, http.StatusInternalServerError, SystemError, "the service failed in a way that it did not foresee"},
+	{codes.InvalidArgument, http.StatusBadRequest, UserError, "the task template or an input is wrong"},
+	{codes.DeadlineExceeded, http.StatusGatewayTimeout, RetryLater, "no answer within the time limit"},
+	{codes.NotFound, http.StatusNotFound, SystemError, "the service knows no such plugin or job"},
+	{codes.AlreadyExists, http.StatusConflict, SystemError, "the idempotency key was used for another request"},
+	{codes.PermissionDenied, http.StatusForbidden, UserError, "the task's identity may not do this"},
+	{codes.ResourceExhausted, http.StatusTooManyRequests, RetryLater, "too many requests or no capacity"},
+	{codes.FailedPrecondition, http.StatusBadRequest, UserError, "something that the task needs is not there"},
+	{codes.Aborted, http.StatusConflict, RetryNow, "a conflict inside the service"},
+	{codes.OutOfRange, http.StatusBadRequest, UserError, "a value of the task is out of range"},
+	{codes.Unimplemented, http.StatusNotImplemented, RetryLater, "this endpoint does not serve that call"},
+	{codes.Internal, http.StatusInternalServerError, SystemError, "the service failed"},
+	{codes.Unavailable, http.StatusServiceUnavailable, RetryLater, "the service cannot be reached or is starting"},
+	{codes.DataLoss, http.StatusInternalServerError, SystemError, "the service lost data"},
+	{codes.Unauthenticated, http.StatusUnauthorized, RetryLater, "the service does not accept propeller's credentials"},
 }
 
 // ClassOf looks a code up in Table. A code that the table does not know is a system error.

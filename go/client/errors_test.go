@@ -15,6 +15,8 @@ func TestTableHasEachCodeOnce(t *testing.T) {
 	for _, r := range Table {
 		rows[r.Code]++
 		assert.NotEmpty(t, r.Meaning, r.Code)
+		assert.GreaterOrEqual(t, r.Status, 400, r.Code)
+		assert.Less(t, r.Status, 600, r.Code)
 		assert.NotEqual(t, "unknown class", r.Class.String(), r.Code)
 		assert.Equal(t, r.Class, ClassOf(r.Code))
 	}

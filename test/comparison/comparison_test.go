@@ -174,10 +174,10 @@ that the wall times of this plugin are the shorter ones.
 
 ## Where this plugin is no better
 
-- A poll is one call for one task, in both. Since this one polls all tasks in time, and
-  new jobs more often, it makes more calls; see 500 tasks above.
+- At services like those here, which have flyteidl's calls alone, a poll is one call for one task, in both. Since this one
+  polls all tasks in time, and new jobs more often, it makes more calls; see 500 tasks above.
 - Jobs that end as RETRYABLE_FAILED are tried again by both.
-- REST, authentication beside TLS, and services that tell of changes by themselves are not there yet.
+- Authentication beside TLS, and services that tell of changes by themselves are not there yet.
 `
 )
 

@@ -111,6 +111,7 @@ type poll struct {
 
 func newService(plugins ...backendtest.Plugin) *service {
 	s := &service{Backend: backendtest.NewJobs(plugins...)}
+	s.OneByOne = true // as every service is that the connector plugin knows
 	s.ServerOptions = []grpc.ServerOption{grpc.ChainUnaryInterceptor(s.watch)}
 	return s
 }

@@ -1,7 +1,8 @@
 // Package sdk_test runs workflows on propeller's own engine whose tasks a service made with go/backendplugin serves: the same
-// service, unchanged, once with the connector plugin that ships with Flyte and once with this repository's plugin.
+// service, unchanged, once with the connector plugin that ships with Flyte and once with this repository's plugin, which calls
+// it over gRPC and over REST.
 //
-// The service is built and started as a program, so this module does not require the SDK's, which is one of its own.
+// The service is built by its own module and started as a program, as those of other people are.
 package sdk_test
 
 import (
@@ -30,15 +31,19 @@ import (
 	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/connector"
 )
 
-// sides are propeller's configurations, for a service at %q. Each side is a process of its own: a process has one engine.
+// sides are propeller's configurations, for a service whose gRPC address is %[1]q and whose URL is %[2]q. Each side is a process of its own: a process has one engine.
 var sides = map[string]string{
 	"connector plugin": `
 tasks: {task-plugins: {enabled-plugins: [container, sidecar, connector-service]}}
-plugins: {connector-service: {defaultConnector: {endpoint: %q}, webApi: {caching: {resyncInterval: 5s}}}}
+plugins: {connector-service: {defaultConnector: {endpoint: %[1]q}, webApi: {caching: {resyncInterval: 5s}}}}
 `,
 	"this plugin": `
 tasks: {task-plugins: {enabled-plugins: [container, sidecar]}}
-plugins: {backend: {enable_backend_flytekit_plugin_system: true, deployments: {default: {endpoint: %q, insecure: true}}}}
+plugins: {backend: {enable_backend_flytekit_plugin_system: true, deployments: {default: {endpoint: %[1]q, insecure: true}}}}
+`,
+	"this plugin, over REST": `
+tasks: {task-plugins: {enabled-plugins: [container, sidecar]}}
+plugins: {backend: {enable_backend_flytekit_plugin_system: true, deployments: {default: {protocol: rest, endpoint: %[2]q, insecure: true}}}}
 `,
 }
 
@@ -88,9 +93,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestServiceRunsUnderBothPlugins: every workflow ends the same way with either plugin.
+// TestServiceRunsUnderBothPlugins: every workflow ends the same way with either plugin, over either transport.
 func TestServiceRunsUnderBothPlugins(t *testing.T) {
-	address := serve(t)
+	address, url := serve(t)
 	for name, config := range sides {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -98,7 +103,7 @@ func TestServiceRunsUnderBothPlugins(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, os.Args[0])
-			cmd.Env = append(os.Environ(), configEnv+"="+fmt.Sprintf(config, address), folderEnv+"="+folder)
+			cmd.Env = append(os.Environ(), configEnv+"="+fmt.Sprintf(config, address, url), folderEnv+"="+folder)
 			out, err := cmd.CombinedOutput()
 			require.NoError(t, err, "%s", out)
 			raw, err := os.ReadFile(filepath.Join(folder, "outcomes.json"))
@@ -115,7 +120,7 @@ func TestServiceRunsUnderBothPlugins(t *testing.T) {
 }
 
 // serve builds the service, starts it, and ends it with the test by SIGTERM, at which it must drain.
-func serve(t *testing.T) string {
+func serve(t *testing.T) (address, url string) {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "testservice")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./internal/testservice")
@@ -133,24 +138,27 @@ func serve(t *testing.T) string {
 		<-read
 		require.NoError(t, cmd.Wait(), "it drains")
 	})
-	address := make(chan string, 1)
+	addresses := make(chan [2]string, 1)
 	go func() {
 		defer close(read)
 		lines := bufio.NewScanner(log)
 		for lines.Scan() { // all that it logs, so that it never waits for a reader
+			said := map[string]string{}
 			for _, word := range strings.Fields(lines.Text()) {
-				if a, ok := strings.CutPrefix(word, "address="); ok {
-					address <- a
-				}
+				key, value, _ := strings.Cut(word, "=")
+				said[key] = value
+			}
+			if said["address"] != "" && said["rest"] != "" {
+				addresses <- [2]string{said["address"], "http://" + said["rest"]}
 			}
 		}
 	}()
 	select {
-	case a := <-address:
-		return a
+	case a := <-addresses:
+		return a[0], a[1]
 	case <-read:
 		t.Fatal("the service ended before it said where it listens")
-		return ""
+		return "", ""
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/inputs"
 	"github.com/flyte-backend/flyte-backend/go/engine"
 	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
 	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
@@ -249,7 +250,10 @@ func (r *runner) readInputs() (map[string]*core.Literal, error) {
 	if err != nil {
 		return nil, exit.BadInputf("%w", err)
 	}
-	return readInputs(l.Plan, r.inputFile, r.inputs, r.stdin)
+	return inputs.Target{
+		Name: l.Plan.GetId().GetName(), Parameters: l.Plan.GetClosure().GetExpectedInputs().GetParameters(),
+		Fixed: l.Plan.GetSpec().GetFixedInputs().GetLiterals(),
+	}.Read(r.inputFile, r.inputs, r.stdin)
 }
 
 // start opens the engine, and starts the workflow or finds what goes on.

@@ -61,6 +61,7 @@ func TestMalformedBodies(t *testing.T) {
 		{"a limit with a fraction", "execute", `{"template": {}, "max_output_bytes": 0.5}`, "max_output_bytes is 0.5, which is no integer"},
 		{"one past 64 bits", "execute", `{"template": {}, "max_output_bytes": 9223372036854775808}`, "which is not from 0 to 9223372036854775807"},
 		{"one past all numbers", "execute", `{"template": {}, "max_output_bytes": 1e999}`, "max_output_bytes is not a number"},
+		{"a name without end", "", `{"template": {"id": {"resourceType": "` + strings.Repeat("ü", 100000) + `"}}}`, `template: resource_type is "üüü`},
 
 		{"no jobs", "poll", `{}`, "jobs is missing"},
 		{"jobs that are null", "poll", `{"jobs": null}`, "jobs is not an array"},
@@ -86,6 +87,7 @@ func TestMalformedBodies(t *testing.T) {
 		{"a time that is a number", "metrics", `{"job_id": "j", "start": 1}`, "start is not a string"},
 		{"a time that is empty", "metrics", `{"job_id": "j", "end": ""}`, `end is "", which is no time`},
 		{"a day that there is not", "metrics", `{"job_id": "j", "end": "2026-02-30T00:00:00Z"}`, "which is no time as RFC 3339 has it"},
+		{"steps that are a text", "metrics", `{"job_id": "j", "step_seconds": "1"}`, "step_seconds is not a number"},
 		{"steps without end", "metrics", `{"job_id": "j", "step_seconds": 31536001}`, "step_seconds is 3.1536001e+07"},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
@@ -156,7 +158,7 @@ func TestDeepMessages(t *testing.T) {
 	a := w.do("PUT", "/plugins/v1/t/v1", `{"template": {}, "inputs": {"literals": {"a": `+deep+`}}}`)
 	require.Equal(t, 200, a.status, a.text)
 	require.Greater(t, proto.Size(got.GetInputs()), depth)
-	const wide = 100000
+	const wide = 20000
 	flat := strings.TrimSuffix(strings.Repeat(`{"x": 1}, `, wide), ", ")
 	a = w.do("PUT", "/plugins/v1/t/v1", `{"template": {}, "inputs": {"literals": {"a": {"collection": {"literals": [`+flat+`]}}}}}`)
 	require.Equal(t, 200, a.status, a.text)

@@ -88,6 +88,21 @@ func TestSlowBodies(t *testing.T) {
 			require.Contains(t, string(all), "HTTP/1.1 "+tt.status)
 		})
 	}
+	two := &http.Transport{Protocols: &http.Protocols{}}
+	two.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(two.CloseIdleConnections)
+	for method, want := range map[string]int{http.MethodPut: 400, http.MethodPatch: 405} {
+		body, never := io.Pipe()
+		t.Cleanup(func() { _ = never.Close() })
+		req, err := http.NewRequestWithContext(within(t), method, "http://"+w.address+"/plugins/v1/t/v1", body)
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", "application/json")
+		res, err := two.RoundTrip(req)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, want, res.StatusCode, "over HTTP/2")
+		require.Equal(t, 2, res.ProtoMajor)
+	}
 	result := make(chan answer, 1)
 	go func() { result <- w.do("PUT", "/plugins/v1/t/v1", `{"template": {}}`) }()
 	select {
@@ -127,7 +142,7 @@ func TestHostileRequests(t *testing.T) {
 	s, _ := listener()
 	w := serve(t, rest.Services{Async: s}, rest.Options{})
 	for _, tt := range []struct{ reason, sent, status string }{
-		{"no HTTP", "\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", "400"},
+		{"no HTTP, but TLS", "\x16\x03\x01\x02\x00\x01\x00" + strings.Repeat("\x01", 500) + "\r\n\r\n", "400"},
 		{"no host", "GET /plugins/v1/t/v1?job_id=j HTTP/1.1\r\n\r\n", "400"},
 		{"a bad escape in the path", "GET /plugins/v1/%zz/v1 HTTP/1.1\r\nHost: x\r\n\r\n", "400"},
 		{"an escape that breaks off", "GET /plugins/v1/t%2/v1 HTTP/1.1\r\nHost: x\r\n\r\n", "400"},

@@ -71,15 +71,29 @@ func (*stream[R, S]) SetHeader(metadata.MD) error  { return nil }
 func (*stream[R, S]) SendHeader(metadata.MD) error { return nil }
 func (*stream[R, S]) SetTrailer(metadata.MD)       {}
 
-// SendMsg and RecvMsg are what generated code is made of; a service calls Send and Recv.
+// SendMsg and RecvMsg are what generated code is made of; a service that passes messages on may use them too.
 func (s *stream[R, S]) SendMsg(m any) error {
 	if m, ok := m.(*S); ok {
 		return s.Send(m)
 	}
-	return malformed("a message of another type")
+	return internal("a message is sent as %T, and %T is due", m, new(S))
 }
 
-func (s *stream[R, S]) RecvMsg(any) error { return malformed("RecvMsg is not served in process") }
+func (s *stream[R, S]) RecvMsg(m any) error {
+	into, ok := m.(proto.Message)
+	if _, same := m.(*R); !ok || !same {
+		return internal("a message is received as %T, and %T is due", m, new(R))
+	}
+	next, err := s.Recv()
+	if err != nil {
+		return err
+	}
+	proto.Reset(into)
+	if next, ok := any(next).(proto.Message); ok {
+		proto.Merge(into, next)
+	}
+	return nil
+}
 
 // executed puts an answer together that may have come in parts.
 func executed(parts []*admin.ExecuteTaskSyncResponse) (*admin.Resource, error) {

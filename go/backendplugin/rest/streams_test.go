@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -100,7 +101,10 @@ func TestStreamsAreBounded(t *testing.T) {
 						if ignores {
 							return nil
 						}
-						return fmt.Errorf("sending: %w", err)
+						if status.Code(err) != codes.ResourceExhausted {
+							return errors.New("the service does not see why")
+						}
+						return errors.New("something else")
 					}
 				}
 			},
@@ -124,6 +128,33 @@ func TestStreamsAreBounded(t *testing.T) {
 			require.Contains(t, a.member("message"), "larger than 10000 bytes")
 		}
 	}
+}
+
+// TestStreamsByMessage: a service may send and receive whatever is of the stream's type, and is told when it is not.
+func TestStreamsByMessage(t *testing.T) {
+	t.Parallel()
+	w := serve(t, rest.Services{Sync: &service{execute: func(stream executeStream) error {
+		first := &admin.ExecuteTaskSyncRequest{Part: &admin.ExecuteTaskSyncRequest_Inputs{}}
+		if err := stream.RecvMsg(first); err != nil {
+			return err
+		}
+		for _, err := range []error{stream.RecvMsg(&admin.Resource{}), stream.RecvMsg(nil), stream.SendMsg(&admin.Resource{})} {
+			if status.Code(err) != codes.Internal {
+				return status.Errorf(codes.DataLoss, "another message was taken: %v", err)
+			}
+		}
+		var second admin.ExecuteTaskSyncRequest
+		if err := stream.RecvMsg(&second); err != nil {
+			return err
+		}
+		if err := stream.RecvMsg(&second); !errors.Is(err, io.EOF) {
+			return err
+		}
+		return stream.SendMsg(headerWith(running(fmt.Sprint(first.GetHeader().GetOutputPrefix(), len(second.GetInputs().GetLiterals())))))
+	}}}, rest.Options{})
+	a := w.do("POST", "/plugins/v1/t/v1/execute", `{"template": {}, "output_prefix": "p", "inputs": {"literals": {"x": {}}}}`)
+	require.Equal(t, 200, a.status, a.text)
+	require.Equal(t, "p1", a.member("message"))
 }
 
 // TestStreamsEndWithTheirCaller: a stream says so when its caller has gone.

@@ -135,7 +135,9 @@ func serve(t *testing.T, svc rest.Services, opts rest.Options) *world {
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	w.address = lis.Addr().String()
-	server := &http.Server{Handler: rest.NewHandler(svc, opts), ReadHeaderTimeout: limit}
+	server := &http.Server{Handler: rest.NewHandler(svc, opts), ReadHeaderTimeout: limit, Protocols: &http.Protocols{}}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)

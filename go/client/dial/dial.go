@@ -7,6 +7,7 @@ import (
 
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyte-backend/flyte-backend/go/client/grpcclient"
+	"github.com/flyte-backend/flyte-backend/go/client/restclient"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 )
 
@@ -21,8 +22,18 @@ type Conn interface {
 func Dial(name string, d *config.Deployment) (Conn, error) {
 	switch d.Protocol {
 	case "", config.ProtocolGRPC:
-		return grpcclient.Dial(name, d)
+		return made(grpcclient.Dial(name, d))
+	case config.ProtocolREST:
+		return made(restclient.Dial(name, d))
 	default:
 		return nil, fmt.Errorf("plugins.backend.deployments.%s.protocol %q: there is no such transport", name, d.Protocol)
 	}
+}
+
+// made keeps a nil pointer from becoming a Conn that is not nil.
+func made[C Conn](c C, err error) (Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }

@@ -2,13 +2,14 @@ package grpcclient
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
 	"github.com/flyte-backend/flyte-backend/go/client"
+	"github.com/flyte-backend/flyte-backend/go/client/internal/convert"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -23,7 +24,7 @@ func registrations(agents []*admin.Agent) []client.Registration {
 	var out []client.Registration
 	for _, a := range agents {
 		name, version := a.GetName(), config.DefaultPluginVersion
-		if i := strings.LastIndex(name, "@"); i >= 0 && pluginVersion.MatchString(name[i+1:]) {
+		if i := strings.LastIndex(name, "@"); i >= 0 && convert.PluginVersion.MatchString(name[i+1:]) {
 			name, version = name[:i], name[i+1:]
 		}
 		mode := client.Async
@@ -65,33 +66,14 @@ func registrations(agents []*admin.Agent) []client.Registration {
 	return out
 }
 
-// pluginVersion is what a route can name (package config has the same rule) and what gRPC metadata can carry.
-var pluginVersion = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
-
 func category(t client.Target) *admin.TaskCategory {
 	return &admin.TaskCategory{Name: t.TaskType, Version: t.TaskTypeVersion}
-}
-
-func metadataOf(m client.Metadata) *admin.TaskExecutionMetadata {
-	return &admin.TaskExecutionMetadata{
-		TaskExecutionId:               m.TaskExecutionID,
-		Namespace:                     m.Namespace,
-		Labels:                        m.Labels,
-		Annotations:                   m.Annotations,
-		K8SServiceAccount:             m.K8sServiceAccount,
-		EnvironmentVariables:          m.EnvironmentVariables,
-		Identity:                      m.Identity,
-		MaxAttempts:                   m.MaxAttempts,
-		Interruptible:                 m.Interruptible,
-		InterruptibleFailureThreshold: m.InterruptibleFailureThreshold,
-		Overrides:                     m.Overrides,
-	}
 }
 
 func createRequest(r *client.CreateRequest) *admin.CreateTaskRequest {
 	return &admin.CreateTaskRequest{
 		Inputs: r.Inputs, Template: r.Template, OutputPrefix: r.OutputPrefix,
-		TaskExecutionMetadata: metadataOf(r.Metadata),
+		TaskExecutionMetadata: convert.Metadata(r.Metadata),
 	}
 }
 
@@ -99,7 +81,7 @@ func executeRequests(r *client.CreateRequest) []*admin.ExecuteTaskSyncRequest {
 	return []*admin.ExecuteTaskSyncRequest{
 		{Part: &admin.ExecuteTaskSyncRequest_Header{Header: &admin.CreateRequestHeader{
 			Template: r.Template, OutputPrefix: r.OutputPrefix,
-			TaskExecutionMetadata: metadataOf(r.Metadata),
+			TaskExecutionMetadata: convert.Metadata(r.Metadata),
 			MaxDatasetSizeBytes:   r.Metadata.MaxDatasetSizeBytes,
 		}}},
 		{Part: &admin.ExecuteTaskSyncRequest_Inputs{Inputs: r.Inputs}},
@@ -112,6 +94,16 @@ func getRequest(ref client.JobRef) *admin.GetTaskRequest {
 	return &admin.GetTaskRequest{
 		TaskType: ref.Target.TaskType, TaskCategory: category(ref.Target), ResourceMeta: ref.ID, OutputPrefix: ref.OutputPrefix,
 	}
+}
+
+func getTasksRequest(refs []client.JobRef) *flytebackendv1.GetTasksRequest {
+	out := &flytebackendv1.GetTasksRequest{}
+	for _, ref := range refs {
+		out.Tasks = append(out.Tasks, &flytebackendv1.TaskRef{
+			TaskCategory: category(ref.Target), PluginVersion: ref.Target.PluginVersion, ResourceMeta: ref.ID, OutputPrefix: ref.OutputPrefix,
+		})
+	}
+	return out
 }
 
 func deleteRequest(ref client.JobRef) *admin.DeleteTaskRequest {

@@ -15,12 +15,13 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/flyte-backend/flyte-backend/go/backendtest/pki"
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 )
 
 // serveHTTP runs a web server, which is what one mostly finds at a wrong address.
-func serveHTTP(t *testing.T, status int, cert *leaf, protocols *http.Protocols) string {
+func serveHTTP(t *testing.T, status int, cert *pki.Leaf, protocols *http.Protocols) string {
 	t.Helper()
 	lis := listen(t)
 	s := &http.Server{
@@ -60,12 +61,12 @@ func nameServer(t *testing.T, rcode byte) string {
 
 func TestAdviceForWrongSetUps(t *testing.T) {
 	t.Parallel()
-	ca, other := newAuthority(t), newAuthority(t)
-	local := ca.issue("local", inAnHour(), "127.0.0.1")
-	named := ca.issue("named", inAnHour(), "backend.example")
-	expired := ca.issue("expired", time.Now().Add(-time.Hour), "127.0.0.1")
-	foreign := other.issue("propeller", inAnHour(), "propeller")
-	lapsed := ca.issue("lapsed", time.Now().Add(-time.Hour), "propeller")
+	ca, other := pki.New(t), pki.New(t)
+	local := ca.Issue("local", pki.InAnHour(), "127.0.0.1")
+	named := ca.Issue("named", pki.InAnHour(), "backend.example")
+	expired := ca.Issue("expired", time.Now().Add(-time.Hour), "127.0.0.1")
+	foreign := other.Issue("propeller", pki.InAnHour(), "propeller")
+	lapsed := ca.Issue("lapsed", time.Now().Add(-time.Hour), "propeller")
 	http2Only, http1Only := new(http.Protocols), new(http.Protocols)
 	http2Only.SetUnencryptedHTTP2(true)
 	http1Only.SetHTTP1(true)
@@ -92,28 +93,28 @@ func TestAdviceForWrongSetUps(t *testing.T) {
 	}{
 		{reason: "TLS to a plain-text service", at: func(t *testing.T) string { return grpcAt(t) }, advice: plain},
 		{reason: "plain text to a TLS service", at: func(t *testing.T) string { return grpcAt(t, serverTLS(local, nil)) }, insecure: true, advice: "set insecure: false"},
-		{reason: "an unknown CA", at: func(t *testing.T) string { return grpcAt(t, serverTLS(local, nil)) }, tls: config.TLS{CAFile: other.file}, advice: "set tls.caFile"},
+		{reason: "an unknown CA", at: func(t *testing.T) string { return grpcAt(t, serverTLS(local, nil)) }, tls: config.TLS{CAFile: other.File}, advice: "set tls.caFile"},
 		{reason: "the system's CAs only", at: func(t *testing.T) string { return grpcAt(t, serverTLS(local, nil)) }, advice: "set tls.caFile"},
 		{reason: "a certificate for another name", at: func(t *testing.T) string { return grpcAt(t, serverTLS(local, nil)) },
-			tls: config.TLS{CAFile: ca.file, ServerName: "wrong.example"}, advice: "set tls.serverName"},
+			tls: config.TLS{CAFile: ca.File, ServerName: "wrong.example"}, advice: "set tls.serverName"},
 		{reason: "a certificate without the address", at: func(t *testing.T) string { return grpcAt(t, serverTLS(named, nil)) },
-			tls: config.TLS{CAFile: ca.file}, advice: "set tls.serverName"},
+			tls: config.TLS{CAFile: ca.File}, advice: "set tls.serverName"},
 		{reason: "an expired certificate", at: func(t *testing.T) string { return grpcAt(t, serverTLS(expired, nil)) },
-			tls: config.TLS{CAFile: ca.file}, advice: "certificate has to be renewed"},
-		{reason: "no client certificate", at: func(t *testing.T) string { return grpcAt(t, serverTLS(local, ca.pool)) },
-			tls: config.TLS{CAFile: ca.file}, advice: "set tls.certFile and tls.keyFile"},
-		{reason: "a client certificate of another CA", at: func(t *testing.T) string { return grpcAt(t, serverTLS(local, ca.pool)) },
-			tls: config.TLS{CAFile: ca.file, CertFile: foreign.certFile, KeyFile: foreign.keyFile}, advice: "does not accept the client certificate"},
-		{reason: "an expired client certificate", at: func(t *testing.T) string { return grpcAt(t, serverTLS(local, ca.pool)) },
-			tls: config.TLS{CAFile: ca.file, CertFile: lapsed.certFile, KeyFile: lapsed.keyFile}, advice: "does not accept the client certificate"},
+			tls: config.TLS{CAFile: ca.File}, advice: "certificate has to be renewed"},
+		{reason: "no client certificate", at: func(t *testing.T) string { return grpcAt(t, serverTLS(local, ca.Pool)) },
+			tls: config.TLS{CAFile: ca.File}, advice: "set tls.certFile and tls.keyFile"},
+		{reason: "a client certificate of another CA", at: func(t *testing.T) string { return grpcAt(t, serverTLS(local, ca.Pool)) },
+			tls: config.TLS{CAFile: ca.File, CertFile: foreign.CertFile, KeyFile: foreign.KeyFile}, advice: "does not accept the client certificate"},
+		{reason: "an expired client certificate", at: func(t *testing.T) string { return grpcAt(t, serverTLS(local, ca.Pool)) },
+			tls: config.TLS{CAFile: ca.File, CertFile: lapsed.CertFile, KeyFile: lapsed.KeyFile}, advice: "does not accept the client certificate"},
 		{reason: "a web server", at: func(t *testing.T) string { return serveHTTP(t, 404, nil, nil) }, insecure: true, advice: "it is not a gRPC endpoint"},
 		{reason: "a web server, asked in TLS", at: func(t *testing.T) string { return serveHTTP(t, 404, nil, nil) }, advice: plain},
 		{reason: "a web server of HTTP/2", at: func(t *testing.T) string { return serveHTTP(t, 404, nil, http2Only) }, insecure: true, advice: notGRPC},
 		{reason: "one that refuses", at: func(t *testing.T) string { return serveHTTP(t, 403, nil, http2Only) }, insecure: true, advice: notGRPC},
 		{reason: "one that takes anything", at: func(t *testing.T) string { return serveHTTP(t, 200, nil, http2Only) }, insecure: true, advice: notGRPC},
-		{reason: "a web server with TLS", at: func(t *testing.T) string { return serveHTTP(t, 404, &local, nil) }, tls: config.TLS{CAFile: ca.file}, advice: notGRPC},
+		{reason: "a web server with TLS", at: func(t *testing.T) string { return serveHTTP(t, 404, &local, nil) }, tls: config.TLS{CAFile: ca.File}, advice: notGRPC},
 		{reason: "a web server with TLS and without HTTP/2", at: func(t *testing.T) string { return serveHTTP(t, 404, &local, http1Only) },
-			tls: config.TLS{CAFile: ca.file}, advice: notGRPC},
+			tls: config.TLS{CAFile: ca.File}, advice: notGRPC},
 		{reason: "another gRPC service", at: func(t *testing.T) string { return start(t, grpc.NewServer()) }, insecure: true,
 			advice: "is it a backend plugin service?", service: true},
 		{reason: "nothing", at: unused, insecure: true, advice: "nothing listens"},

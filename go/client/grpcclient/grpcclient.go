@@ -1,5 +1,6 @@
 // Package grpcclient is the gRPC transport of package client. It speaks flyteidl's AsyncAgentService, SyncAgentService and
-// AgentMetadataService as they are, so that every flytekit connector service is a backend plugin service too.
+// AgentMetadataService as they are, so that every flytekit connector service is a backend plugin service too. Of a service
+// that has our own BackendService as well it asks for many jobs at once.
 package grpcclient
 
 import (
@@ -20,7 +21,10 @@ import (
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
 	"github.com/flyte-backend/flyte-backend/go/client"
+	"github.com/flyte-backend/flyte-backend/go/client/batch"
+	"github.com/flyte-backend/flyte-backend/go/client/internal/diagnose"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -42,6 +46,8 @@ type Conn struct {
 	async service.AsyncAgentServiceClient
 	sync  service.SyncAgentServiceClient
 	meta  service.AgentMetadataServiceClient
+	many  flytebackendv1.BackendServiceClient
+	polls *batch.Poller
 }
 
 var _ client.Client = (*Conn)(nil)
@@ -73,12 +79,15 @@ func Dial(name string, d *config.Deployment) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("plugins.backend.deployments.%s.endpoint %q: %w", name, d.Endpoint, err)
 	}
-	return &Conn{
+	c := &Conn{
 		name: name, d: d, cc: cc,
 		async: service.NewAsyncAgentServiceClient(cc),
 		sync:  service.NewSyncAgentServiceClient(cc),
 		meta:  service.NewAgentMetadataServiceClient(cc),
-	}, nil
+		many:  flytebackendv1.NewBackendServiceClient(cc),
+	}
+	c.polls = batch.New(single{c}, name, d.Endpoint)
+	return c, nil
 }
 
 // Close ends the connection.
@@ -107,8 +116,16 @@ func (c *Conn) Create(ctx context.Context, req *client.CreateRequest) (client.Jo
 	return id, err
 }
 
-// Get sends GetTask.
+// Get polls a job, together with others that are polled at about the same time if the service has BackendService.
 func (c *Conn) Get(ctx context.Context, ref client.JobRef) (*client.Job, error) {
+	return c.polls.Get(ctx, ref)
+}
+
+// single is a Conn whose polls are calls of their own. It implements batch.Transport.
+type single struct{ *Conn }
+
+// Get sends GetTask.
+func (c single) Get(ctx context.Context, ref client.JobRef) (*client.Job, error) {
 	var job *client.Job
 	err := c.unary(ctx, config.CallGet, ref.Target.PluginVersion, "",
 		func(ctx context.Context) error {
@@ -123,6 +140,49 @@ func (c *Conn) Get(ctx context.Context, ref client.JobRef) (*client.Job, error) 
 		return nil, err
 	}
 	return job, nil
+}
+
+// GetMany sends GetTasks.
+func (c single) GetMany(ctx context.Context, refs []client.JobRef) ([]batch.Result, error) {
+	var out []batch.Result
+	err := c.unary(ctx, config.CallGet, "", "", func(ctx context.Context) error {
+		res, err := c.many.GetTasks(ctx, getTasksRequest(refs))
+		for _, r := range res.GetResults() {
+			out = append(out, c.result(r))
+		}
+		return err
+	})
+	if err == nil {
+		return out, nil
+	}
+	switch client.AsError(err).Code {
+	case codes.Unimplemented, codes.NotFound, codes.PermissionDenied:
+		// There is no such call, or something on the way lets only those through that it knows: polls of single jobs find out.
+		return nil, errors.Join(batch.ErrNotServed, err)
+	default:
+		return nil, err
+	}
+}
+
+// result checks and converts what GetTasks tells of one job.
+func (c *Conn) result(r *flytebackendv1.TaskResult) batch.Result {
+	switch {
+	case r.GetTask().GetResource() != nil:
+		job := jobOf(r.GetTask().GetResource())
+		job.PollAfter = max(r.GetTask().GetPollAfter().AsDuration(), 0)
+		return batch.Result{Job: job}
+	case r.GetError().GetCode() > 0:
+		f := r.GetError()
+		code := codes.Code(f.GetCode()) //nolint:gosec // it is positive
+		e := &client.Error{
+			Op: config.CallGet, Deployment: c.name, Endpoint: c.d.Endpoint, Code: code, Class: client.ClassOf(code), FromService: true,
+			Message: diagnose.Bounded(f.GetMessage()), RetryAfter: max(f.GetRetryAfter().AsDuration(), 0),
+		}
+		advise(e, c.d, f.GetMessage())
+		return batch.Result{Err: e}
+	default:
+		return batch.Result{Err: c.invalid(config.CallGet, "the result of a job holds neither a resource nor an error")}
+	}
 }
 
 // Delete sends DeleteTask. A job that the service does not know is deleted already.
@@ -213,7 +273,7 @@ func outgoing(ctx context.Context, pluginVersion, key string) context.Context {
 }
 
 // invalid is an answer that breaks the contract.
-func (c *Conn) invalid(op, what string) error {
+func (c *Conn) invalid(op, what string) *client.Error {
 	return client.ContractBroken(op, c.name, c.d.Endpoint, what)
 }
 
@@ -226,11 +286,11 @@ func (c *Conn) wrap(ctx context.Context, op string, err error, answered bool) er
 	st := status.Convert(err)
 	e := &client.Error{
 		Op: op, Deployment: c.name, Endpoint: c.d.Endpoint,
-		Code: st.Code(), Class: client.ClassOf(st.Code()), Message: bounded(st.Message()),
+		Code: st.Code(), Class: client.ClassOf(st.Code()), Message: diagnose.Bounded(st.Message()),
 		FromService: answered, RetryAfter: retryAfter(st),
 	}
 	switch local := st.Message(); {
-	case e.Code == codes.DeadlineExceeded && errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case e.Code == codes.DeadlineExceeded && timeIsUp(ctx):
 		// grpc tells the service our deadline, so its answer that time is up, if it wins the race, is our own.
 		e.FromService = false
 	case receivedTooLarge(local, c.d.MaxMessageSize()):
@@ -248,6 +308,12 @@ func (c *Conn) wrap(ctx context.Context, op string, err error, answered bool) er
 	}
 	advise(e, c.d, st.Message())
 	return e
+}
+
+// timeIsUp says whether the deadline of ctx has passed, even if ctx itself has not noticed yet.
+func timeIsUp(ctx context.Context) bool {
+	deadline, has := ctx.Deadline()
+	return has && !time.Now().Before(deadline)
 }
 
 // answerWatch tells apart who ended a call. A status that the service sent arrives in trailers; one that grpc made up on

@@ -59,7 +59,7 @@ func TestErrorsFromTheService(t *testing.T) {
 func TestServicesOwnWordsAreNotDiagnosed(t *testing.T) {
 	t.Parallel()
 	for _, row := range diagnoses {
-		for _, words := range row.says {
+		for _, words := range row.Says {
 			b, c := backend(t)
 			b.Fail(backendtest.Create, 1, status.Error(codes.InvalidArgument, "cannot reach the warehouse: "+words))
 			_, err := c.Create(within(t), request())
@@ -244,20 +244,4 @@ func TestUnsendable(t *testing.T) {
 	e := failure(t, err)
 	assert.Equal(t, client.UserError, e.Class, "it never will be sent: %v", e)
 	assert.False(t, e.FromService)
-}
-
-func TestMessagesAreBounded(t *testing.T) {
-	t.Parallel()
-	tests := []struct {
-		reason, in, want string
-	}{
-		{"a short one stays", "no", "no"},
-		{"white space round it goes", "\n no\n", "no"},
-		{"bytes that are no text are marked", "a\xffb", "a\uFFFDb"},
-		{"a traceback is cut", strings.Repeat("x", 5000), strings.Repeat("x", maxMessage) + "…"},
-		{"between characters", strings.Repeat("x", maxMessage-1) + "éé", strings.Repeat("x", maxMessage-1) + "…"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.reason, func(t *testing.T) { assert.Equal(t, tt.want, bounded(tt.in)) })
-	}
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
@@ -32,6 +33,18 @@ type fake struct {
 	delete  func(context.Context, *admin.DeleteTaskRequest) (*admin.DeleteTaskResponse, error)
 	list    func(context.Context) (*admin.ListAgentsResponse, error)
 	execute func(service.SyncAgentService_ExecuteTaskSyncServer) error
+	// many is not even registered while it is nil.
+	many func(context.Context, *flytebackendv1.GetTasksRequest) (*flytebackendv1.GetTasksResponse, error)
+}
+
+// manyServer is our own service beside flyteidl's.
+type manyServer struct {
+	flytebackendv1.UnimplementedBackendServiceServer
+	f *fake
+}
+
+func (s manyServer) GetTasks(ctx context.Context, r *flytebackendv1.GetTasksRequest) (*flytebackendv1.GetTasksResponse, error) {
+	return s.f.many(ctx, r)
 }
 
 func (f *fake) CreateTask(ctx context.Context, r *admin.CreateTaskRequest) (*admin.CreateTaskResponse, error) {
@@ -85,6 +98,9 @@ func serve(t *testing.T, f *fake, opts ...grpc.ServerOption) (*grpc.Server, stri
 	service.RegisterAsyncAgentServiceServer(s, f)
 	service.RegisterSyncAgentServiceServer(s, f)
 	service.RegisterAgentMetadataServiceServer(s, f)
+	if f.many != nil {
+		flytebackendv1.RegisterBackendServiceServer(s, manyServer{f: f})
+	}
 	return s, start(t, s)
 }
 

@@ -20,10 +20,12 @@ import (
 const (
 	taskType = "sqlite"
 	// agentName carries the plugin version after the @, which flyteidl has no field for.
-	agentName = "sqlite example@v1"
+	agentName     = "sqlite example@" + pluginVersion
+	pluginVersion = "v1"
 
-	keyHeader = "flyte-backend-idempotency-key"
-	keyMax    = 64
+	keyHeader     = "flyte-backend-idempotency-key"
+	keyMax        = 64
+	versionHeader = "flyte-backend-plugin-version"
 )
 
 // Register adds the service to a gRPC server.
@@ -45,6 +47,9 @@ func (a *agentServer) CreateTask(ctx context.Context, req *admin.CreateTaskReque
 		return nil, err
 	}
 	if err := checkType("template.type", req.GetTemplate().GetType()); err != nil {
+		return nil, err
+	}
+	if err := checkVersion(ctx); err != nil {
 		return nil, err
 	}
 	if _, err := parseTask(req); err != nil {
@@ -71,7 +76,7 @@ func (a *agentServer) CreateTask(ctx context.Context, req *admin.CreateTaskReque
 
 // GetTask answers from the jobs table alone, so any service on the folder can.
 func (a *agentServer) GetTask(ctx context.Context, req *admin.GetTaskRequest) (*admin.GetTaskResponse, error) {
-	if err := checkCategory(req.GetTaskCategory()); err != nil {
+	if err := checkCategory(ctx, req.GetTaskCategory()); err != nil {
 		return nil, err
 	}
 	id := string(req.GetResourceMeta())
@@ -103,7 +108,7 @@ func (a *agentServer) GetTask(ctx context.Context, req *admin.GetTaskRequest) (*
 
 // DeleteTask cancels the job if it runs and removes what it wrote. It may be repeated.
 func (a *agentServer) DeleteTask(ctx context.Context, req *admin.DeleteTaskRequest) (*admin.DeleteTaskResponse, error) {
-	if err := checkCategory(req.GetTaskCategory()); err != nil {
+	if err := checkCategory(ctx, req.GetTaskCategory()); err != nil {
 		return nil, err
 	}
 	id := string(req.GetResourceMeta())
@@ -178,11 +183,24 @@ func checkType(field, name string) error {
 }
 
 // checkCategory lets a call without a category pass, because the job id is enough to answer it.
-func checkCategory(c *admin.TaskCategory) error {
-	if c.GetName() == "" {
-		return nil
+func checkCategory(ctx context.Context, c *admin.TaskCategory) error {
+	if c.GetName() != "" {
+		if err := checkType("task_category.name", c.GetName()); err != nil {
+			return err
+		}
 	}
-	return checkType("task_category.name", c.GetName())
+	return checkVersion(ctx)
+}
+
+// checkVersion refuses calls for a plugin version that is not here: what began with another version must not go on with this
+// one. A call that names none comes from a caller that knows of none.
+func checkVersion(ctx context.Context) error {
+	for _, v := range metadata.ValueFromIncomingContext(ctx, versionHeader) {
+		if v != pluginVersion {
+			return status.Errorf(codes.NotFound, "%s: no version %s of %q here; there is %s", versionHeader, show(v), taskType, pluginVersion)
+		}
+	}
+	return nil
 }
 
 // unavailable reports trouble with the jobs table, which is the service's own and may pass.

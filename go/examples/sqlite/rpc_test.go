@@ -248,6 +248,26 @@ func TestAgents(t *testing.T) {
 	wantCode(t, err, codes.NotFound)
 }
 
+func TestOnlyItsOwnPluginVersion(t *testing.T) {
+	c, _ := start(t, Options{})
+	req := request(t, "SELECT * FROM elements", nil, schemaOutput())
+	for _, tc := range []struct {
+		reason, version string
+		want            codes.Code
+	}{
+		{"the version that is listed", "v1", codes.OK},
+		{"a version that is not here", "v2", codes.NotFound},
+	} {
+		t.Run(tc.reason, func(t *testing.T) {
+			ctx := metadata.AppendToOutgoingContext(ctxFor(t, ""), versionHeader, tc.version)
+			_, err := c.CreateTask(ctx, req)
+			wantCode(t, err, tc.want)
+			_, err = c.DeleteTask(ctx, &admin.DeleteTaskRequest{ResourceMeta: []byte("no such job")})
+			wantCode(t, err, tc.want)
+		})
+	}
+}
+
 func TestDelete(t *testing.T) {
 	c, s := start(t, Options{Workers: 1})
 	req := request(t, "SELECT * FROM elements", nil, schemaOutput())

@@ -90,8 +90,8 @@ type SyncConfig struct {
 
 // Deployment is one backend plugin service: its replicas behind one address.
 type Deployment struct {
-	Endpoint            string                        `json:"endpoint" doc:"Address of the service: host:port or a gRPC target such as dns:///host:port for grpc, an http or https URL for rest."`
-	Protocol            Protocol                      `json:"protocol" doc:"grpc or rest; empty means grpc. This version speaks grpc only."`
+	Endpoint            string                        `json:"endpoint" doc:"Address of the service: host:port or a gRPC target such as dns:///host:port for grpc, an http or https URL for rest, which may have a path that the service's own paths come after."`
+	Protocol            Protocol                      `json:"protocol" doc:"grpc or rest; empty means grpc."`
 	Insecure            bool                          `json:"insecure" doc:"true speaks plain text. Anything else is TLS."`
 	TLS                 TLS                           `json:"tls" doc:"TLS settings; only allowed while insecure is false."`
 	Auth                Auth                          `json:"auth" doc:"How propeller shows the service who it is."`

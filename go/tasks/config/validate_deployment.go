@@ -95,7 +95,6 @@ func (d *Deployment) validateEndpoint(p *problems, key string) {
 	case "", ProtocolGRPC:
 		wrong = wrongTarget(d.Endpoint)
 	case ProtocolREST:
-		p.add(key+".protocol", quote(d.Protocol), "this version cannot speak REST yet, use %s", ProtocolGRPC)
 		wrong = wrongURL(d.Endpoint, d.Insecure)
 	default:
 		p.add(key+".protocol", quote(d.Protocol), "must be %s (or empty) or %s", ProtocolGRPC, ProtocolREST)

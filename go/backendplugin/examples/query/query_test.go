@@ -19,6 +19,8 @@ import (
 type fake struct {
 	submit func(password, token, statement string, args map[string]any) (string, error)
 	look   func(region, name string) (int64, string, error)
+	all    func(queries []Job) ([]Progress, error)
+	listen func(ctx context.Context, region, name string, event func()) error
 	cancel func(region, name string) error
 	log    func(region, name, from string) ([]string, string, error)
 	ping   func() error
@@ -30,6 +32,12 @@ func (f *fake) Submit(_ context.Context, password, token, statement string, args
 
 func (f *fake) Look(_ context.Context, region, name string) (int64, string, error) {
 	return f.look(region, name)
+}
+
+func (f *fake) LookAll(_ context.Context, queries []Job) ([]Progress, error) { return f.all(queries) }
+
+func (f *fake) Listen(ctx context.Context, region, name string, event func()) error {
+	return f.listen(ctx, region, name, event)
 }
 
 func (f *fake) Cancel(_ context.Context, region, name string) error { return f.cancel(region, name) }
@@ -107,6 +115,39 @@ func TestGet(t *testing.T) {
 	away := &Plugin{&fake{look: func(string, string) (int64, string, error) { return 0, "", errors.New("no route") }}}
 	_, err := away.Get(t.Context(), &backendplugin.Job[Job]{})
 	require.ErrorContains(t, err, "no route")
+}
+
+func TestGetMany(t *testing.T) {
+	p := &Plugin{&fake{all: func(queries []Job) ([]Progress, error) {
+		assert.Equal(t, []Job{{"eu", "q1"}, {"us", "q2"}, {"eu", "q3"}, {"eu", "q4"}}, queries)
+		return []Progress{{Rows: 7}, {Rows: 9, Result: "s3://result"}, {Err: ErrBadStatement}, {Err: errors.New("lost")}}, nil
+	}}}
+	var jobs []*backendplugin.Job[Job]
+	for _, id := range []Job{{"eu", "q1"}, {"us", "q2"}, {"eu", "q3"}, {"eu", "q4"}} {
+		jobs = append(jobs, &backendplugin.Job[Job]{ID: id})
+	}
+	results, err := p.GetMany(t.Context(), jobs)
+	require.NoError(t, err)
+	require.Len(t, results, 4)
+	for i, phase := range []backendplugin.Phase{backendplugin.PhaseRunning, backendplugin.PhaseSucceeded, backendplugin.PhaseFailed} {
+		require.NoError(t, results[i].Err)
+		assert.Equal(t, phase, results[i].Status.Phase)
+	}
+	require.ErrorContains(t, results[3].Err, "lost")
+	away := &Plugin{&fake{all: func([]Job) ([]Progress, error) { return nil, errors.New("no route") }}}
+	_, err = away.GetMany(t.Context(), jobs)
+	require.ErrorContains(t, err, "no route")
+}
+
+func TestWatch(t *testing.T) {
+	p := &Plugin{&fake{listen: func(_ context.Context, region, name string, event func()) error {
+		assert.Equal(t, Job{"eu", "q1"}, Job{region, name})
+		event()
+		return errors.New("hung up")
+	}}}
+	changes := 0
+	require.EqualError(t, p.Watch(t.Context(), &backendplugin.Job[Job]{ID: Job{"eu", "q1"}}, func() { changes++ }), "hung up")
+	require.Equal(t, 1, changes)
 }
 
 func TestTheRest(t *testing.T) {

@@ -29,7 +29,8 @@ type (
 	}
 	job struct {
 		X int64
-		// Ends is when the job is to end, in milliseconds: a stateless service's way to make it last.
+		// Ends is when the job is to end, in milliseconds: a stateless service's way to make it last. 0 is at once, so that such
+		// a job is the same one however often it is created.
 		Ends int64
 	}
 )
@@ -48,7 +49,11 @@ func (square) Create(_ context.Context, r *backendplugin.Request[Inputs]) (job, 
 	if custom.Reject != "" {
 		return job{}, backendplugin.UserError("rejected: %s", custom.Reject)
 	}
-	return job{r.Inputs.X, time.Now().Add(custom.Lasting).UnixMilli()}, nil
+	j := job{X: r.Inputs.X}
+	if custom.Lasting > 0 {
+		j.Ends = time.Now().Add(custom.Lasting).UnixMilli()
+	}
+	return j, nil
 }
 
 func (square) Get(_ context.Context, j *backendplugin.Job[job]) (*backendplugin.Status[Outputs], error) {
@@ -84,7 +89,10 @@ func (rich) Create(context.Context, *backendplugin.Request[backendplugin.None]) 
 	return "rich", nil
 }
 
-func (rich) Get(context.Context, *backendplugin.Job[string]) (*backendplugin.Status[Rich], error) {
+func (rich) Get(_ context.Context, j *backendplugin.Job[string]) (*backendplugin.Status[Rich], error) {
+	if j.ID != "rich" {
+		return nil, backendplugin.NotFound("there is no such job")
+	}
 	seven := int64(7)
 	return backendplugin.Succeeded(Rich{
 		1, 0.5, "s", true, time.Unix(1e9, 0), time.Minute, []int64{1, 2}, map[string]int64{"a": 1}, &seven,

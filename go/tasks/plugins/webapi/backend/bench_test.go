@@ -18,6 +18,11 @@ import (
 // resync interval: 1 or more means that the defaults hold them. Beside it stands what the shipped defaults of the connector
 // plugin allow for, by its own rate limit: (burst is spent on the first round).
 func BenchmarkDefaultsFor10000Tasks(b *testing.B) {
+	b.Run(overGRPC, defaultsFor10000Tasks)
+	b.Run(overREST, defaultsFor10000Tasks)
+}
+
+func defaultsFor10000Tasks(b *testing.B) {
 	const tasks, workers = 10_000, 64
 	for b.Loop() {
 		service := startBackend(b, backendtest.Plugin{TaskType: myTask})
@@ -48,10 +53,11 @@ func BenchmarkDefaultsFor10000Tasks(b *testing.B) {
 		// The first polls come with creation, and early ones for an interval; two whole intervals from then on are the steady
 		// state.
 		time.Sleep(interval)
-		before := service.Calls(backendtest.Get)
+		before, batches := service.Calls(backendtest.Get), service.Batches()
 		time.Sleep(2 * interval) // what is measured is a rate
 		polls := float64(service.Calls(backendtest.Get)-before) / 2 / tasks
 		b.ReportMetric(polls, "polls/task/interval")
+		b.ReportMetric(float64(service.Batches()-batches)/2, "batches/interval")
 		peer := connector.GetConfig().WebAPI
 		b.ReportMetric(peer.ReadRateLimiter.QPS*peer.Caching.ResyncInterval.Seconds()/tasks, "connector-polls/task/interval")
 		w.stop()

@@ -25,6 +25,9 @@ func (p plugin) pollEarly(meta resourceMeta, t *task) {
 			if p.s.tasks.lookup(meta.key) != t || t.jobEnded() {
 				return
 			}
+			if _, resting := t.resting(time.Now()); resting {
+				continue
+			}
 			select {
 			case p.s.early <- struct{}{}:
 			default:

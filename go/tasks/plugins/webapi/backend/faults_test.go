@@ -46,6 +46,12 @@ func firstError(events []*event.TaskExecutionEvent) *core.ExecutionError {
 // would stop after the first.
 func TestFaultPollFailuresCountForEver(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testFaultPollFailuresCountForEver)
+	t.Run(overREST, testFaultPollFailuresCountForEver)
+}
+
+func testFaultPollFailuresCountForEver(t *testing.T) {
+	t.Parallel()
 	b, w, run := runningTask(t, func(c *config.Config) { c.WebAPI.Caching.MaxSystemFailures = 0 })
 	polls := b.Calls(backendtest.Get)
 	b.Fail(backendtest.Get, -1, status.Error(codes.Unavailable, "rolling restart"))
@@ -62,6 +68,12 @@ func TestFaultPollFailuresCountForEver(t *testing.T) {
 
 // TestFaultOutagePastTheLimitHangs: past the limit the attempt fails as the system's failure, and the job is deleted.
 func TestFaultOutagePastTheLimitHangs(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultOutagePastTheLimitHangs)
+	t.Run(overREST, testFaultOutagePastTheLimitHangs)
+}
+
+func testFaultOutagePastTheLimitHangs(t *testing.T) {
 	t.Parallel()
 	b, w, run := runningTask(t, func(c *config.Config) { c.Poll.MaxOutage = duration(10 * time.Second) })
 	b.Fail(backendtest.Get, -1, status.Error(codes.Internal, "the database is away"))
@@ -84,6 +96,12 @@ func TestFaultOutagePastTheLimitHangs(t *testing.T) {
 
 // TestFaultUnavailableOnCreateFailsTheTask: transient failures keep a task without retries queued.
 func TestFaultUnavailableOnCreateFailsTheTask(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultUnavailableOnCreateFailsTheTask)
+	t.Run(overREST, testFaultUnavailableOnCreateFailsTheTask)
+}
+
+func testFaultUnavailableOnCreateFailsTheTask(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		reason string
@@ -115,6 +133,12 @@ func TestFaultUnavailableOnCreateFailsTheTask(t *testing.T) {
 // TestFaultCreateWaitsWithoutEnd: at the deadline the attempt fails as the system's.
 func TestFaultCreateWaitsWithoutEnd(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testFaultCreateWaitsWithoutEnd)
+	t.Run(overREST, testFaultCreateWaitsWithoutEnd)
+}
+
+func testFaultCreateWaitsWithoutEnd(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	w := newWorld(t, func(c *config.Config) { c.Create.Deadline = duration(10 * time.Second) }, b)
 	b.Kill()
@@ -133,6 +157,12 @@ func TestFaultCreateWaitsWithoutEnd(t *testing.T) {
 // TestFaultServiceRestartCostsALot: the service comes back at its address, and the task goes on within seconds.
 func TestFaultServiceRestartCostsALot(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testFaultServiceRestartCostsALot)
+	t.Run(overREST, testFaultServiceRestartCostsALot)
+}
+
+func testFaultServiceRestartCostsALot(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
 	w := newWorld(t, nil, b)
@@ -150,6 +180,12 @@ func TestFaultServiceRestartCostsALot(t *testing.T) {
 
 // TestFaultSameNameInTwoDomains: production must not get development's outputs.
 func TestFaultSameNameInTwoDomains(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultSameNameInTwoDomains)
+	t.Run(overREST, testFaultSameNameInTwoDomains)
+}
+
+func testFaultSameNameInTwoDomains(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: running("")})
@@ -171,6 +207,12 @@ func TestFaultSameNameInTwoDomains(t *testing.T) {
 
 // TestFaultRepeatedCreateIsASecondJob: propeller forgets a round whose event could not be sent, and then creates again.
 func TestFaultRepeatedCreateIsASecondJob(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultRepeatedCreateIsASecondJob)
+	t.Run(overREST, testFaultRepeatedCreateIsASecondJob)
+}
+
+func testFaultRepeatedCreateIsASecondJob(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
@@ -195,6 +237,12 @@ func TestFaultRepeatedCreateIsASecondJob(t *testing.T) {
 // TestFaultCompletionWaits: a change is told to propeller at once, not at its next re-evaluation.
 func TestFaultCompletionWaits(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testFaultCompletionWaits)
+	t.Run(overREST, testFaultCompletionWaits)
+}
+
+func testFaultCompletionWaits(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
 	w := newWorld(t, nil, b)
@@ -206,6 +254,12 @@ func TestFaultCompletionWaits(t *testing.T) {
 
 // TestFaultUpdatesWhileRunningAreLost: message, links and custom info reach the UI as they change.
 func TestFaultUpdatesWhileRunningAreLost(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultUpdatesWhileRunningAreLost)
+	t.Run(overREST, testFaultUpdatesWhileRunningAreLost)
+}
+
+func testFaultUpdatesWhileRunningAreLost(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	update := func(i int) *admin.Resource {
@@ -244,6 +298,12 @@ func TestFaultUpdatesWhileRunningAreLost(t *testing.T) {
 // TestFaultUpdatesAreNotLimited: a service that changes its message at every poll does not flood flyteadmin.
 func TestFaultUpdatesAreNotLimited(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testFaultUpdatesAreNotLimited)
+	t.Run(overREST, testFaultUpdatesAreNotLimited)
+}
+
+func testFaultUpdatesAreNotLimited(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: running("step 1")})
 	w := newWorld(t, func(c *config.Config) { c.Poll.UpdateInterval = duration(time.Hour) }, b)
@@ -265,6 +325,12 @@ func TestFaultUpdatesAreNotLimited(t *testing.T) {
 // TestFaultVersionsOfATypeAreLost: every version of a type has its route, and an unknown one has none.
 func TestFaultVersionsOfATypeAreLost(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testFaultVersionsOfATypeAreLost)
+	t.Run(overREST, testFaultVersionsOfATypeAreLost)
+}
+
+func testFaultVersionsOfATypeAreLost(t *testing.T) {
+	t.Parallel()
 	one := startBackend(t, backendtest.Plugin{TaskType: myTask, Versions: []int32{1}})
 	two := startBackend(t, backendtest.Plugin{TaskType: myTask, Versions: []int32{2, 3}})
 	for _, b := range []*backendtest.Backend{one, two} {
@@ -283,6 +349,12 @@ func TestFaultVersionsOfATypeAreLost(t *testing.T) {
 // TestFaultFailedListDropsTypes: a deployment that does not answer keeps its types.
 func TestFaultFailedListDropsTypes(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testFaultFailedListDropsTypes)
+	t.Run(overREST, testFaultFailedListDropsTypes)
+}
+
+func testFaultFailedListDropsTypes(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
 	w := newWorld(t, nil, b)
@@ -295,6 +367,12 @@ func TestFaultFailedListDropsTypes(t *testing.T) {
 // TestFaultRedials: one connection a deployment, however long it lives.
 func TestFaultRedials(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testFaultRedials)
+	t.Run(overREST, testFaultRedials)
+}
+
+func testFaultRedials(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
 	w := newWorld(t, nil, b)
@@ -303,6 +381,10 @@ func TestFaultRedials(t *testing.T) {
 	}
 	lists := b.Calls(backendtest.List)
 	eventually(t, "discovery goes on", func() bool { return b.Calls(backendtest.List) > lists+2 })
+	if b.REST { // HTTP/1.1 takes a connection for each call under way, and keeps it
+		require.LessOrEqual(t, b.Connections(), 4)
+		return
+	}
 	require.Equal(t, 1, b.Connections())
 }
 
@@ -320,6 +402,12 @@ func TestFaultSecretsInLogsAndEvents(t *testing.T) {
 // TestFaultUnknownJob: a job that its service does not know is an explicit failure, and the next attempt makes a new one.
 func TestFaultUnknownJob(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testFaultUnknownJob)
+	t.Run(overREST, testFaultUnknownJob)
+}
+
+func testFaultUnknownJob(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
 	b.Fail(backendtest.Get, 1, status.Error(codes.NotFound, "no such run"))
@@ -334,18 +422,30 @@ func TestFaultUnknownJob(t *testing.T) {
 // TestFaultOversizedJobID: etcd must not be filled by a service.
 func TestFaultOversizedJobID(t *testing.T) {
 	t.Parallel()
-	b := backendtest.New(backendtest.Plugin{TaskType: myTask})
+	t.Run(overGRPC, testFaultOversizedJobID)
+	t.Run(overREST, testFaultOversizedJobID)
+}
+
+func testFaultOversizedJobID(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.JobPrefix = strings.Repeat("x", 64<<10)
 	require.NoError(t, b.Start())
 	t.Cleanup(b.Kill)
 	w := newWorld(t, nil, b)
 	out := w.finish(w.start(taskrunner.Task{Template: template(myTask)}))
 	require.Equal(t, "Backend/Internal", out.Error.GetCode())
-	require.Contains(t, out.Error.GetMessage(), "the job id has 65537 bytes, 1 to 65536 are due")
+	require.Regexp(t, "job id (has|of) 65537 bytes[,;] 1 to 65536 are due", out.Error.GetMessage(), "the plugin, or the SDK's own service, says so")
 }
 
 // TestFaultOversizedAnswer: an answer over the limit fails the task with the size and the key to change.
 func TestFaultOversizedAnswer(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultOversizedAnswer)
+	t.Run(overREST, testFaultOversizedAnswer)
+}
+
+func testFaultOversizedAnswer(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	big := running(strings.Repeat("x", 1<<17))
@@ -360,8 +460,68 @@ func TestFaultOversizedAnswer(t *testing.T) {
 	require.Contains(t, out.Error.GetMessage(), "plugins.backend.deployments.default.maxMessageSizeBytes")
 }
 
+// TestFaultConnectionsThatBreak: calls that end without an answer cost a task nothing, and make no second job.
+func TestFaultConnectionsThatBreak(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultConnectionsThatBreak)
+	t.Run(overREST, testFaultConnectionsThatBreak)
+}
+
+func testFaultConnectionsThatBreak(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("working")})
+	w := newWorld(t, nil, b)
+	b.Drop(backendtest.Create, 3)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
+	require.NoError(t, err)
+	b.Drop(backendtest.Get, -1)
+	eventually(t, "the outage is shown", func() bool {
+		_, err := run.Round(w.ctx)
+		require.NoError(t, err)
+		return containsAny(reasons(run.Events()), "cannot be polled since")
+	})
+	b.Heal(backendtest.Get)
+	b.SetJob("", succeeded(1))
+	out := w.finish(run)
+	require.True(t, out.Succeeded, "%v", out.Error)
+	require.Equal(t, 1, out.Attempts)
+	require.Len(t, b.Jobs(), 1)
+}
+
+// TestFaultAnswersThatMeanNothing: one to a create fails the attempt as the system's, since nobody knows the job; one to a
+// poll is an outage.
+func TestFaultAnswersThatMeanNothing(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultAnswersThatMeanNothing)
+	t.Run(overREST, testFaultAnswersThatMeanNothing)
+}
+
+func testFaultAnswersThatMeanNothing(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: succeeded(1)})
+	w := newWorld(t, nil, b)
+	b.Garble(backendtest.Create, 1)
+	b.Garble(backendtest.Get, 1)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	out := w.finish(run)
+	require.True(t, out.Succeeded, "%v", out.Error)
+	require.Equal(t, 1, out.SystemFailures)
+	require.Equal(t, "Backend/Internal", firstError(run.Events()).GetCode())
+	require.Len(t, b.Jobs(), 2)
+	require.Equal(t, 2, b.Calls(backendtest.Get))
+}
+
 // TestFaultConcurrentFirstUse: propeller's own metrics race must not cost a task anything.
 func TestFaultConcurrentFirstUse(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultConcurrentFirstUse)
+	t.Run(overREST, testFaultConcurrentFirstUse)
+}
+
+func testFaultConcurrentFirstUse(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})

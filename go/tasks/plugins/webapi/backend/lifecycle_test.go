@@ -29,6 +29,12 @@ const myTask = "my_task"
 
 func TestTaskRunsAtABackend(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testTaskRunsAtABackend)
+	t.Run(overREST, testTaskRunsAtABackend)
+}
+
+func testTaskRunsAtABackend(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(7)})
 	w := newWorld(t, nil, b)
@@ -44,6 +50,12 @@ func TestTaskRunsAtABackend(t *testing.T) {
 }
 
 func TestCreateRequestCarriesEverything(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testCreateRequestCarriesEverything)
+	t.Run(overREST, testCreateRequestCarriesEverything)
+}
+
+func testCreateRequestCarriesEverything(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask, PluginVersion: "v3"})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
@@ -88,6 +100,12 @@ func TestCreateRequestCarriesEverything(t *testing.T) {
 
 func TestOutputsWrittenAtThePrefix(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testOutputsWrittenAtThePrefix)
+	t.Run(overREST, testOutputsWrittenAtThePrefix)
+}
+
+func testOutputsWrittenAtThePrefix(t *testing.T) {
+	t.Parallel()
 	b, w, run := runningTask(t, nil)
 	prefix := b.Jobs()[0].Request.GetOutputPrefix()
 	require.NoError(t, w.runner.Store().WriteProtobuf(w.ctx, storage.DataReference(prefix+"/outputs.pb"), storage.Options{}, outputs(9)))
@@ -99,6 +117,12 @@ func TestOutputsWrittenAtThePrefix(t *testing.T) {
 
 // TestEndsOfJobs covers how a job can end, and what of it Flyte shows.
 func TestEndsOfJobs(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testEndsOfJobs)
+	t.Run(overREST, testEndsOfJobs)
+}
+
+func testEndsOfJobs(t *testing.T) {
 	t.Parallel()
 	failed := func(phase core.TaskExecution_Phase, e *admin.AgentError) *admin.Resource {
 		return &admin.Resource{Phase: phase, Message: "the table is gone", AgentError: e}
@@ -156,6 +180,12 @@ func TestEndsOfJobs(t *testing.T) {
 // TestErrorFileIsKept: what the job wrote of its failure has a time and a worker that flyteidl's answer lacks.
 func TestErrorFileIsKept(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testErrorFileIsKept)
+	t.Run(overREST, testErrorFileIsKept)
+}
+
+func testErrorFileIsKept(t *testing.T) {
+	t.Parallel()
 	b, w, run := runningTask(t, nil)
 	doc := &core.ErrorDocument{Error: &core.ContainerError{
 		Code: "USER:ValueError", Message: "no such column", Kind: core.ContainerError_NON_RECOVERABLE, Origin: core.ExecutionError_USER, Worker: "w7",
@@ -172,6 +202,12 @@ func TestErrorFileIsKept(t *testing.T) {
 
 // TestRestartOfPropeller: what is in etcd is enough to go on with the same job.
 func TestRestartOfPropeller(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testRestartOfPropeller)
+	t.Run(overREST, testRestartOfPropeller)
+}
+
+func testRestartOfPropeller(t *testing.T) {
 	t.Parallel()
 	b, w, run := runningTask(t, nil)
 	events := len(run.Events())
@@ -191,6 +227,12 @@ func TestRestartOfPropeller(t *testing.T) {
 }
 
 func TestTaskStaysWithItsDeploymentAndVersion(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testTaskStaysWithItsDeploymentAndVersion)
+	t.Run(overREST, testTaskStaysWithItsDeploymentAndVersion)
+}
+
+func testTaskStaysWithItsDeploymentAndVersion(t *testing.T) {
 	t.Parallel()
 	old := startBackend(t, backendtest.Plugin{TaskType: myTask, PluginVersion: "v1"})
 	old.Script(backendtest.Step{Resource: running("")})
@@ -220,6 +262,12 @@ func TestTaskStaysWithItsDeploymentAndVersion(t *testing.T) {
 // TestLostRoundKeepsItsDecision: when propeller loses the first round, what the services register meanwhile changes nothing.
 func TestLostRoundKeepsItsDecision(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testLostRoundKeepsItsDecision)
+	t.Run(overREST, testLostRoundKeepsItsDecision)
+}
+
+func testLostRoundKeepsItsDecision(t *testing.T) {
+	t.Parallel()
 	first := startBackend(t, backendtest.Plugin{TaskType: myTask, PluginVersion: "v1"})
 	second := startBackend(t)
 	first.Script(backendtest.Step{Resource: succeeded(1)})
@@ -248,6 +296,12 @@ func recorded(t *testing.T, run *taskrunner.Run) (deployment, version string) {
 
 // TestMetricsAreEmitted: each of them gets a value by what it is for.
 func TestMetricsAreEmitted(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testMetricsAreEmitted)
+	t.Run(overREST, testMetricsAreEmitted)
+}
+
+func testMetricsAreEmitted(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
@@ -295,11 +349,23 @@ func TestMetricsAreEmitted(t *testing.T) {
 // TestStateIsSmall: etcd keeps it for every task.
 func TestStateIsSmall(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testStateIsSmall)
+	t.Run(overREST, testStateIsSmall)
+}
+
+func testStateIsSmall(t *testing.T) {
+	t.Parallel()
 	_, _, run := runningTask(t, nil)
 	require.Less(t, len(run.State().PluginState), 700, "the machinery's own state takes most of it")
 }
 
 func TestAbort(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testAbort)
+	t.Run(overREST, testAbort)
+}
+
+func testAbort(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		reason string
@@ -330,6 +396,12 @@ func TestAbort(t *testing.T) {
 
 func TestAbortWaitsForAServiceThatIsDown(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testAbortWaitsForAServiceThatIsDown)
+	t.Run(overREST, testAbortWaitsForAServiceThatIsDown)
+}
+
+func testAbortWaitsForAServiceThatIsDown(t *testing.T) {
+	t.Parallel()
 	b, w, run := runningTask(t, nil)
 	b.Fail(backendtest.Delete, 1, status.Error(codes.Unavailable, "restarting"))
 	require.ErrorContains(t, run.Abort(w.ctx, "x"), "restarting", "propeller aborts again, so the job is not leaked")
@@ -341,6 +413,12 @@ func TestAbortWaitsForAServiceThatIsDown(t *testing.T) {
 }
 
 func TestDeploymentRemovedFromConfiguration(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testDeploymentRemovedFromConfiguration)
+	t.Run(overREST, testDeploymentRemovedFromConfiguration)
+}
+
+func testDeploymentRemovedFromConfiguration(t *testing.T) {
 	t.Parallel()
 	b, w, run := runningTask(t, nil)
 	without := *w.cfg

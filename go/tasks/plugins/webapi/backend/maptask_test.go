@@ -186,6 +186,12 @@ func (w *world) moveTo(runs ...*taskrunner.Run) {
 // TestItemsOverRestarts: a job is created once, at a service that makes a new one of every create, wherever propeller stops.
 func TestItemsOverRestarts(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testItemsOverRestarts)
+	t.Run(overREST, testItemsOverRestarts)
+}
+
+func testItemsOverRestarts(t *testing.T) {
+	t.Parallel()
 	fresh := handler.TaskNodeState{}
 	for _, tc := range []struct {
 		reason string
@@ -243,6 +249,12 @@ func TestItemsOverRestarts(t *testing.T) {
 // TestItemKilledBetweenReplyAndWrite is the one moment in which a second create happens.
 func TestItemKilledBetweenReplyAndWrite(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testItemKilledBetweenReplyAndWrite)
+	t.Run(overREST, testItemKilledBetweenReplyAndWrite)
+}
+
+func testItemKilledBetweenReplyAndWrite(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		reason string
 		ignore bool
@@ -279,6 +291,12 @@ func TestItemKilledBetweenReplyAndWrite(t *testing.T) {
 // TestItemAnsweredBetweenRounds: the reply is on file without another round of propeller.
 func TestItemAnsweredBetweenRounds(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testItemAnsweredBetweenRounds)
+	t.Run(overREST, testItemAnsweredBetweenRounds)
+}
+
+func testItemAnsweredBetweenRounds(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.IgnoreKeys = true
 	b.Script(backendtest.Step{Resource: succeeded(1)})
@@ -296,6 +314,12 @@ func TestItemAnsweredBetweenRounds(t *testing.T) {
 
 // TestItemWhoseFileCannotBeWritten: the job is not forgotten, and nothing goes on before it is on file.
 func TestItemWhoseFileCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testItemWhoseFileCannotBeWritten)
+	t.Run(overREST, testItemWhoseFileCannotBeWritten)
+}
+
+func testItemWhoseFileCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.IgnoreKeys = true
@@ -316,6 +340,12 @@ func TestItemWhoseFileCannotBeWritten(t *testing.T) {
 // TestItemAbandonedWithoutAFile: the job of an item that was never recorded is deleted too.
 func TestItemAbandonedWithoutAFile(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testItemAbandonedWithoutAFile)
+	t.Run(overREST, testItemAbandonedWithoutAFile)
+}
+
+func testItemAbandonedWithoutAFile(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	w := newMap(t, nil, b)
 	s := w.spyOnStore()
@@ -331,6 +361,12 @@ func TestItemAbandonedWithoutAFile(t *testing.T) {
 
 // TestItemWithADamagedFile: the attempt fails, says why, and the next one has a job and a place of its own.
 func TestItemWithADamagedFile(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testItemWithADamagedFile)
+	t.Run(overREST, testItemWithADamagedFile)
+}
+
+func testItemWithADamagedFile(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		reason string
@@ -383,6 +419,12 @@ func TestItemWithADamagedFile(t *testing.T) {
 
 func TestItemsAreAbortedAfterARestart(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testItemsAreAbortedAfterARestart)
+	t.Run(overREST, testItemsAreAbortedAfterARestart)
+}
+
+func testItemsAreAbortedAfterARestart(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		reason string
 		phase  pluginscore.Phase
@@ -419,6 +461,12 @@ func TestItemsAreAbortedAfterARestart(t *testing.T) {
 // TestItemIsRetried: every attempt has a job of its own, also when propeller stops before the failed one is cleaned up.
 func TestItemIsRetried(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testItemIsRetried)
+	t.Run(overREST, testItemIsRetried)
+}
+
+func testItemIsRetried(t *testing.T) {
+	t.Parallel()
 	for _, restart := range []bool{false, true} {
 		t.Run(fmt.Sprintf("restart %v", restart), func(t *testing.T) {
 			t.Parallel()
@@ -451,6 +499,12 @@ func TestItemIsRetried(t *testing.T) {
 // TestWritesOfTasks counts what the plugin writes: nothing for a task outside of a map, one small file for an item.
 func TestWritesOfTasks(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testWritesOfTasks)
+	t.Run(overREST, testWritesOfTasks)
+}
+
+func testWritesOfTasks(t *testing.T) {
+	t.Parallel()
 	index := 0
 	for _, tc := range []struct {
 		reason string
@@ -469,7 +523,7 @@ func TestWritesOfTasks(t *testing.T) {
 			const most = time.Second // that a round waits for a create
 			var s *spy
 			for deadline := time.Now().Add(limit); ; {
-				b := backendtest.New(backendtest.Plugin{TaskType: myTask, Sync: tc.sync})
+				b := newBackend(t, backendtest.Plugin{TaskType: myTask, Sync: tc.sync})
 				b.Script(backendtest.Step{Resource: running("")}, backendtest.Step{After: time.Second, Resource: succeeded(1)})
 				b.OnExecute = func(context.Context, *admin.CreateRequestHeader, *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
 					return syncAnswer(core.TaskExecution_SUCCEEDED, outputs(1), nil), nil
@@ -523,6 +577,12 @@ func TestWritesOfTasks(t *testing.T) {
 // TestManyItemsLeaveNothingBehind: memory holds what runs, and no more.
 func TestManyItemsLeaveNothingBehind(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testManyItemsLeaveNothingBehind)
+	t.Run(overREST, testManyItemsLeaveNothingBehind)
+}
+
+func testManyItemsLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
 	const items, workers = 1000, 8
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
@@ -575,6 +635,12 @@ func TestManyItemsLeaveNothingBehind(t *testing.T) {
 // item stays with its pod, whatever services register meanwhile and whenever propeller restarts.
 func TestItemsOfBuiltInPlugins(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testItemsOfBuiltInPlugins)
+	t.Run(overREST, testItemsOfBuiltInPlugins)
+}
+
+func testItemsOfBuiltInPlugins(t *testing.T) {
+	t.Parallel()
 	const podTask = "pod_task"
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	w := newWorld(t, nil, b)
@@ -616,6 +682,12 @@ func TestItemsOfBuiltInPlugins(t *testing.T) {
 // TestItemKeepsItsDecision: an item whose create is not answered yet stays with its deployment over a restart.
 func TestItemKeepsItsDecision(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testItemKeepsItsDecision)
+	t.Run(overREST, testItemKeepsItsDecision)
+}
+
+func testItemKeepsItsDecision(t *testing.T) {
+	t.Parallel()
 	first := startBackend(t, backendtest.Plugin{TaskType: myTask, PluginVersion: "v1"})
 	second := startBackend(t)
 	for _, b := range []*backendtest.Backend{first, second} {
@@ -642,6 +714,12 @@ func TestItemKeepsItsDecision(t *testing.T) {
 // TestItemThatWaitsForItsService: it goes on waiting after a restart, and is not taken for a built-in plugin's.
 func TestItemThatWaitsForItsService(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testItemThatWaitsForItsService)
+	t.Run(overREST, testItemThatWaitsForItsService)
+}
+
+func testItemThatWaitsForItsService(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: "late_task"})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
 	b.Kill()
@@ -660,6 +738,12 @@ func TestItemThatWaitsForItsService(t *testing.T) {
 
 // TestItemThatFallsBackAtLast: an item that waited in vain gets one pod, and the plugin goes on to look after it.
 func TestItemThatFallsBackAtLast(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testItemThatFallsBackAtLast)
+	t.Run(overREST, testItemThatFallsBackAtLast)
+}
+
+func testItemThatFallsBackAtLast(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Kill()
@@ -688,6 +772,12 @@ func TestItemThatFallsBackAtLast(t *testing.T) {
 
 // TestItemWhoseLastRoundIsLost: one item's error has ArrayNode drop what all others came to in that round.
 func TestItemWhoseLastRoundIsLost(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testItemWhoseLastRoundIsLost)
+	t.Run(overREST, testItemWhoseLastRoundIsLost)
+}
+
+func testItemWhoseLastRoundIsLost(t *testing.T) {
 	t.Parallel()
 	for _, restart := range []bool{false, true} {
 		for phase, ended := range map[core.TaskExecution_Phase]*admin.Resource{
@@ -721,6 +811,12 @@ func TestItemWhoseLastRoundIsLost(t *testing.T) {
 // TestItemThatFailsWithItsJobRunning: ArrayNode does not keep that a failure wants its job deleted.
 func TestItemThatFailsWithItsJobRunning(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testItemThatFailsWithItsJobRunning)
+	t.Run(overREST, testItemThatFailsWithItsJobRunning)
+}
+
+func testItemThatFailsWithItsJobRunning(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: running("")})
 	w := newMap(t, func(c *config.Config) { c.Deployments["default"].MaxMessageSizeBytes = 64 << 10 }, b)
@@ -738,8 +834,14 @@ func TestItemThatFailsWithItsJobRunning(t *testing.T) {
 // under the same key.
 func TestSyncItems(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testSyncItems)
+	t.Run(overREST, testSyncItems)
+}
+
+func testSyncItems(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
-	first := backendtest.New(backendtest.Plugin{TaskType: myTask, Sync: true})
+	first := newBackend(t, backendtest.Plugin{TaskType: myTask, Sync: true})
 	first.OnExecute = func(ctx context.Context, _ *admin.CreateRequestHeader, _ *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
 		select {
 		case <-release:
@@ -772,6 +874,12 @@ func TestSyncItems(t *testing.T) {
 
 // TestItemsTellWhatChanged: ArrayNode takes any version but 0 for news, every round.
 func TestItemsTellWhatChanged(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testItemsTellWhatChanged)
+	t.Run(overREST, testItemsTellWhatChanged)
+}
+
+func testItemsTellWhatChanged(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: running("step 1")})

@@ -41,9 +41,6 @@ func handlingOf(tCtx any) (*handling, bool) {
 	return m.h, ok && m.h != nil
 }
 
-// maxJobID bounds a job id, which etcd keeps with the task.
-const maxJobID = 64 << 10
-
 // errNotDone tells the machinery that there is no job yet. The router knows better and never shows it.
 var errNotDone = errors.New("the job is not created yet")
 
@@ -125,8 +122,8 @@ func (p plugin) begin(ctx context.Context, h *handling, req *client.CreateReques
 				c.err = checkExecuted(name, c.job, c.err)
 				return
 			}
-			if c.id, c.err = d.Create(ctx, req); c.err == nil && (len(c.id) == 0 || len(c.id) > maxJobID) {
-				c.err = contractError(op, name, fmt.Sprintf("the job id has %d bytes, 1 to %d are due", len(c.id), maxJobID))
+			if c.id, c.err = d.Create(ctx, req); c.err == nil && (len(c.id) == 0 || len(c.id) > client.MaxJobID) {
+				c.err = contractError(op, name, fmt.Sprintf("the job id has %d bytes, 1 to %d are due", len(c.id), client.MaxJobID))
 			}
 			if c.err == nil {
 				// Here and not in the next round of propeller: until it is written, a restart leads to a second create.
@@ -178,6 +175,9 @@ func (p plugin) Get(ctx context.Context, gCtx webapi.GetContext) (webapi.Resourc
 		return resource{}, nil
 	}
 	asked := time.Now()
+	if job, resting := t.resting(asked); resting {
+		return resource{job}, nil
+	}
 	job, err := p.poll(ctx, meta, t)
 	if mx := p.s.mx.Load(); mx != nil {
 		if err != nil {

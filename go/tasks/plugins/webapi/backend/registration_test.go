@@ -88,7 +88,13 @@ const (
 // TestNothingSecretIsLogged: not at the most talkative level, and not when calls fail.
 func TestNothingSecretIsLogged(t *testing.T) {
 	t.Parallel()
-	b := backendtest.New(backendtest.Plugin{TaskType: "sqlite"})
+	t.Run(overGRPC, testNothingSecretIsLogged)
+	t.Run(overREST, testNothingSecretIsLogged)
+}
+
+func testNothingSecretIsLogged(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, backendtest.Plugin{TaskType: "sqlite"})
 	b.JobPrefix = secretJob
 	require.NoError(t, b.Start())
 	t.Cleanup(b.Kill)
@@ -97,8 +103,8 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	b.Fail(backendtest.Get, 1, status.Error(codes.Internal, "not yet"))
 	const text = "tasks:\n  task-plugins:\n    enabled-plugins: [container]\nlogger: {level: 6}\nplugins:\n  backend:\n" +
 		"    enable_backend_flytekit_plugin_system: true\n    webApi: {caching: {resyncInterval: 5s}}\n" +
-		"    deployments: {default: {endpoint: %q, insecure: true}}\n"
-	yaml := fmt.Sprintf(text, b.Endpoint())
+		"    deployments: {default: {endpoint: %q, protocol: %s, insecure: true}}\n"
+	yaml := fmt.Sprintf(text, b.Endpoint(), b.Deployment().Protocol)
 	next := filepath.Join(t.TempDir(), "next.yaml")
 	require.NoError(t, os.WriteFile(next, []byte(yaml), 0o600)) // no change: the child only runs the task to its end
 	out, logs := childWithLogs(t, yaml, registrationNext+"="+next)
@@ -134,14 +140,24 @@ func childWithLogs(t *testing.T, text string, env ...string) (out, logs string) 
 // TestFileChangesApplyWithoutARestart: an operator corrects an address in the file, and a task that waited goes on.
 func TestFileChangesApplyWithoutARestart(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testFileChangesApplyWithoutARestart)
+	t.Run(overREST, testFileChangesApplyWithoutARestart)
+}
+
+func testFileChangesApplyWithoutARestart(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: "sqlite"})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
 	const text = "tasks:\n  task-plugins:\n    enabled-plugins: [container]\nplugins:\n  backend:\n" +
 		"    enable_backend_flytekit_plugin_system: true\n    routes: [{taskType: sqlite, deployment: default}]\n" +
-		"    deployments: {default: {endpoint: %q, insecure: true}}\n"
+		"    deployments: {default: {endpoint: %q, protocol: %s, insecure: true}}\n"
+	protocol, nowhere := b.Deployment().Protocol, "127.0.0.1:1"
+	if b.REST {
+		nowhere = "http://" + nowhere
+	}
 	next := filepath.Join(t.TempDir(), "next.yaml")
-	require.NoError(t, os.WriteFile(next, fmt.Appendf(nil, text, b.Endpoint()), 0o600))
-	out := child(t, fmt.Sprintf(text, "127.0.0.1:1"), registrationNext+"="+next)
+	require.NoError(t, os.WriteFile(next, fmt.Appendf(nil, text, b.Endpoint(), protocol), 0o600))
+	out := child(t, fmt.Sprintf(text, nowhere, protocol), registrationNext+"="+next)
 	require.Contains(t, out, "task: PhaseQueued")
 	require.Contains(t, out, "after the reload: true 1")
 	require.Len(t, b.Jobs(), 1)

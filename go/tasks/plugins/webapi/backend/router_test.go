@@ -31,6 +31,12 @@ func echoTask() *core.TaskTemplate {
 
 func TestFallbackToABuiltInPlugin(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testFallbackToABuiltInPlugin)
+	t.Run(overREST, testFallbackToABuiltInPlugin)
+}
+
+func testFallbackToABuiltInPlugin(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	w := newWorld(t, nil, b)
 	run := w.start(taskrunner.Task{Template: echoTask(), Inputs: outputs(5)})
@@ -50,6 +56,12 @@ func containerTask(taskType string) *core.TaskTemplate {
 }
 
 func TestFallbackToTheDefaultPluginMakesAPod(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFallbackToTheDefaultPluginMakesAPod)
+	t.Run(overREST, testFallbackToTheDefaultPluginMakesAPod)
+}
+
+func testFallbackToTheDefaultPluginMakesAPod(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	w := newWorld(t, nil, b)
@@ -84,6 +96,12 @@ func TestFallbackToTheDefaultPluginMakesAPod(t *testing.T) {
 
 func TestDrain(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testDrain)
+	t.Run(overREST, testDrain)
+}
+
+func testDrain(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: "echo"})
 	b.Script(backendtest.Step{Resource: running("")})
 	w := newWorld(t, nil, b)
@@ -101,6 +119,12 @@ func TestDrain(t *testing.T) {
 }
 
 func TestRoutes(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testRoutes)
+	t.Run(overREST, testRoutes)
+}
+
+func testRoutes(t *testing.T) {
 	t.Parallel()
 	everyone := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	special := startBackend(t)
@@ -121,6 +145,12 @@ func TestRoutes(t *testing.T) {
 // service starts later than propeller.
 func TestClaimedTypeWaitsForItsService(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testClaimedTypeWaitsForItsService)
+	t.Run(overREST, testClaimedTypeWaitsForItsService)
+}
+
+func testClaimedTypeWaitsForItsService(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: "late_task"})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
 	b.Kill()
@@ -138,6 +168,12 @@ func TestClaimedTypeWaitsForItsService(t *testing.T) {
 // TestClaimedTypeFallsBackAtLast: the service that answers does not have the type, so the default plugin gets the task, and
 // must not trip over the state that we kept for it.
 func TestClaimedTypeFallsBackAtLast(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testClaimedTypeFallsBackAtLast)
+	t.Run(overREST, testClaimedTypeFallsBackAtLast)
+}
+
+func testClaimedTypeFallsBackAtLast(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Kill()
@@ -158,6 +194,12 @@ func TestClaimedTypeFallsBackAtLast(t *testing.T) {
 }
 
 func TestPermanentFailuresOfCreate(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testPermanentFailuresOfCreate)
+	t.Run(overREST, testPermanentFailuresOfCreate)
+}
+
+func testPermanentFailuresOfCreate(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		reason   string
@@ -190,6 +232,12 @@ func TestPermanentFailuresOfCreate(t *testing.T) {
 
 func TestSlowCreateHoldsNoWorker(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testSlowCreateHoldsNoWorker)
+	t.Run(overREST, testSlowCreateHoldsNoWorker)
+}
+
+func testSlowCreateHoldsNoWorker(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
 	release := b.Hold(backendtest.Create)
@@ -208,6 +256,12 @@ func TestSlowCreateHoldsNoWorker(t *testing.T) {
 
 func TestTemplateWithoutAType(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testTemplateWithoutAType)
+	t.Run(overREST, testTemplateWithoutAType)
+}
+
+func testTemplateWithoutAType(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t)
 	w := newWorld(t, nil, b)
 	out := w.finish(w.start(taskrunner.Task{Template: template("")}))
@@ -217,6 +271,12 @@ func TestTemplateWithoutAType(t *testing.T) {
 }
 
 func TestTemplateThatCannotBeRendered(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testTemplateThatCannotBeRendered)
+	t.Run(overREST, testTemplateThatCannotBeRendered)
+}
+
+func testTemplateThatCannotBeRendered(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	w := newWorld(t, nil, b)
@@ -240,6 +300,12 @@ func syncAnswer(phase core.TaskExecution_Phase, header, streamed *core.LiteralMa
 }
 
 func TestSyncTasks(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testSyncTasks)
+	t.Run(overREST, testSyncTasks)
+}
+
+func testSyncTasks(t *testing.T) {
 	t.Parallel()
 	type answer func(ctx context.Context, header *admin.CreateRequestHeader, inputs *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error)
 	for _, tc := range []struct {
@@ -279,7 +345,7 @@ func TestSyncTasks(t *testing.T) {
 	} {
 		t.Run(tc.reason, func(t *testing.T) {
 			t.Parallel()
-			b := backendtest.New(backendtest.Plugin{TaskType: myTask, Sync: true})
+			b := newBackend(t, backendtest.Plugin{TaskType: myTask, Sync: true})
 			b.OnExecute = tc.answer
 			require.NoError(t, b.Start())
 			t.Cleanup(b.Kill)
@@ -307,8 +373,14 @@ func TestSyncTasks(t *testing.T) {
 
 func TestAbortCancelsASyncCall(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testAbortCancelsASyncCall)
+	t.Run(overREST, testAbortCancelsASyncCall)
+}
+
+func testAbortCancelsASyncCall(t *testing.T) {
+	t.Parallel()
 	started, cancelled := make(chan struct{}), make(chan struct{})
-	b := backendtest.New(backendtest.Plugin{TaskType: myTask, Sync: true})
+	b := newBackend(t, backendtest.Plugin{TaskType: myTask, Sync: true})
 	b.OnExecute = func(ctx context.Context, _ *admin.CreateRequestHeader, _ *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
 		close(started)
 		<-ctx.Done()
@@ -336,6 +408,12 @@ func TestAbortCancelsASyncCall(t *testing.T) {
 
 func TestDamagedState(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testDamagedState)
+	t.Run(overREST, testDamagedState)
+}
+
+func testDamagedState(t *testing.T) {
+	t.Parallel()
 	b, w, run := runningTask(t, nil)
 	whole := run.State()
 	broken := whole
@@ -351,6 +429,12 @@ func TestDamagedState(t *testing.T) {
 
 func TestReload(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testReload)
+	t.Run(overREST, testReload)
+}
+
+func testReload(t *testing.T) {
+	t.Parallel()
 	first := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	second := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	for _, b := range []*backendtest.Backend{first, second} {
@@ -364,13 +448,13 @@ func TestReload(t *testing.T) {
 	require.Len(t, first.Jobs(), 1)
 
 	bad := *w.cfg
-	bad.Deployments = map[string]*config.Deployment{"default": {Endpoint: "http://nope", Insecure: true}}
+	bad.Deployments = map[string]*config.Deployment{"default": {Endpoint: "ftp://nope", Protocol: second.Deployment().Protocol, Insecure: true}}
 	w.system.Apply(w.ctx, &bad)
 	run("b")
 	require.Len(t, first.Jobs(), 2, "an invalid reload changes nothing")
 
 	moved := *w.cfg
-	moved.Deployments = map[string]*config.Deployment{"default": {Endpoint: second.Endpoint(), Insecure: true}}
+	moved.Deployments = map[string]*config.Deployment{"default": second.Deployment()}
 	w.system.Apply(w.ctx, &moved)
 	eventually(t, "the new address is asked", func() bool { return second.Calls(backendtest.List) > 0 && len(w.system.Snapshot().TaskTypes()) == 1 })
 	run("c")
@@ -378,6 +462,12 @@ func TestReload(t *testing.T) {
 }
 
 func TestResourceQuota(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testResourceQuota)
+	t.Run(overREST, testResourceQuota)
+}
+
+func testResourceQuota(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
@@ -389,15 +479,28 @@ func TestResourceQuota(t *testing.T) {
 // TestWrongEndpoints: what people get to see for a wrong set-up, and that setting it right costs the task nothing.
 func TestWrongEndpoints(t *testing.T) {
 	t.Parallel()
+	t.Run(overGRPC, testWrongEndpoints)
+	t.Run(overREST, testWrongEndpoints)
+}
+
+func testWrongEndpoints(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
+	nowhere, plain := b.Deployment(), b.Deployment()
+	nowhere.Endpoint = "127.0.0.1:1"
+	plain.Insecure = false
+	if b.REST {
+		nowhere.Endpoint = "http://" + nowhere.Endpoint
+		plain.Endpoint = strings.Replace(plain.Endpoint, "http://", "https://", 1)
+	}
 	for _, tc := range []struct {
 		reason string
 		d      *config.Deployment
 		says   string
 	}{
-		{"nothing listens there", &config.Deployment{Endpoint: "127.0.0.1:1", Insecure: true}, "nothing listens at this address"},
-		{"TLS spoken to a plain-text service", &config.Deployment{Endpoint: b.Endpoint()}, "set insecure: true"},
+		{"nothing listens there", nowhere, "nothing listens at this address"},
+		{"TLS spoken to a plain-text service", plain, "insecure: true"},
 	} {
 		t.Run(tc.reason, func(t *testing.T) {
 			w := newWorld(t, func(c *config.Config) {
@@ -412,7 +515,7 @@ func TestWrongEndpoints(t *testing.T) {
 			}, limit, 20*time.Millisecond, tc.says)
 			require.True(t, containsAny(reasons(run.Events()), tc.d.Endpoint))
 			right := *w.cfg
-			right.Deployments = map[string]*config.Deployment{"default": {Endpoint: b.Endpoint(), Insecure: true}}
+			right.Deployments = map[string]*config.Deployment{"default": b.Deployment()}
 			w.system.Apply(w.ctx, &right)
 			out := w.finish(run)
 			require.True(t, out.Succeeded)

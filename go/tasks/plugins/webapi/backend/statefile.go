@@ -48,7 +48,7 @@ const (
 )
 
 // maxStateFile bounds what is read: a job id is the only part of any size.
-const maxStateFile = 2 * maxJobID
+const maxStateFile = 2 * client.MaxJobID
 
 // errStateFile wraps errEnvelope: what is done about a state that cannot be read is the same.
 var errStateFile = fmt.Errorf("%w: its file cannot be used", errEnvelope)

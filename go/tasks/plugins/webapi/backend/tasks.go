@@ -110,8 +110,8 @@ type task struct {
 	job    *client.Job
 	outage outage
 	fatal  *client.Error
-	// asked is when the poll was sent whose answer is the latest.
-	asked time.Time
+	// asked is when the poll was sent whose answer is the latest, askAfter when the next is to be sent at the earliest.
+	asked, askAfter time.Time
 	// changes counts what propeller should hear of, heard what it has.
 	changes, heard uint64
 	waking         bool
@@ -205,6 +205,7 @@ func (t *task) polled(job *client.Job, err *client.Error, fatal bool, asked time
 	case err == nil:
 		changed = t.job == nil || t.outage.count > 0 || fingerprintJob(t.job) != fingerprintJob(job)
 		t.job, t.outage = job, outage{}
+		t.askAfter = asked.Add(min(job.PollAfter, maxPollAfter))
 	case fatal:
 		changed = t.fatal == nil
 		t.fatal = err
@@ -220,6 +221,16 @@ func (t *task) polled(job *client.Job, err *client.Error, fatal bool, asked time
 		t.changes++
 	}
 	return changed
+}
+
+// maxPollAfter bounds how long a service may have a job not polled.
+const maxPollAfter = 10 * time.Minute
+
+// resting gives the job's latest state while its service expects nothing new.
+func (t *task) resting(now time.Time) (*client.Job, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.job, t.job != nil && now.Before(t.askAfter)
 }
 
 // view is what Status reads, all at one moment.

@@ -479,6 +479,32 @@ func TestPolling(t *testing.T) {
 	require.False(t, tk.polled(nil, bad, true, now.Add(3*time.Minute)), "it is known already")
 }
 
+// TestResting: a job is not polled before its service expects something new, and its state stays known.
+func TestResting(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	job := &client.Job{Phase: core.TaskExecution_RUNNING, PollAfter: time.Minute}
+	tk := &task{}
+	rests := func(after time.Duration) bool {
+		_, resting := tk.resting(now.Add(after))
+		return resting
+	}
+	require.False(t, rests(0), "nothing is known of it")
+	tk.polled(nil, &client.Error{Message: "away"}, false, now)
+	require.False(t, rests(0), "nor is anything after an outage")
+	tk.polled(job, nil, false, now)
+	require.True(t, rests(0))
+	got, _ := tk.resting(now)
+	require.Same(t, job, got)
+	require.True(t, rests(59*time.Second))
+	require.False(t, rests(time.Minute))
+	tk.polled(&client.Job{Phase: core.TaskExecution_RUNNING}, nil, false, now.Add(time.Minute))
+	require.False(t, rests(time.Minute), "the latest answer counts")
+	tk.polled(&client.Job{Phase: core.TaskExecution_RUNNING, PollAfter: 24 * time.Hour}, nil, false, now.Add(2*time.Minute))
+	require.True(t, rests(2*time.Minute+maxPollAfter-1))
+	require.False(t, rests(2*time.Minute+maxPollAfter), "no longer than propeller lets it")
+}
+
 func TestErrorsThatAreNoCalls(t *testing.T) {
 	t.Parallel()
 	e := asCallError(errors.New("the data store is away"))

@@ -35,7 +35,7 @@ func TestUpstreamEndToEnd(t *testing.T) {
 	iCtx.EXPECT().ResourceRegistrar().Return(registrar)
 	iCtx.EXPECT().OwnerKind().Return("FlyteWorkflow")
 	loading.Lock()
-	backend.Configure(baseConfig([]string{b.Endpoint()}))
+	backend.Configure(baseConfig(b))
 	plugin, err := backend.Load(t.Context(), iCtx)
 	loading.Unlock()
 	require.NoError(t, err)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -42,7 +44,7 @@ func TestMain(m *testing.M) {
 	taskconfig.GetConfig().TaskPlugins.DefaultForTaskTypes = map[string]string{
 		"container": "container", "python-task": "container", "raw-container": "container", "sidecar": "sidecar",
 	}
-	cfg := baseConfig(nil)
+	cfg := baseConfig()
 	if err := config.Set(context.Background(), cfg); err != nil {
 		panic(err)
 	}
@@ -51,13 +53,27 @@ func TestMain(m *testing.M) {
 
 func duration(d time.Duration) stdconfig.Duration { return stdconfig.Duration{Duration: d} }
 
-// baseConfig names one deployment for each address: "default", then "b1", "b2", …
-func baseConfig(endpoints []string) *config.Config {
+// Names of subtests, which say what the services of a test speak.
+const (
+	overGRPC = "gRPC"
+	overREST = "REST"
+)
+
+// newBackend makes a backend for the transport that the test's name says.
+func newBackend(tb testing.TB, plugins ...backendtest.Plugin) *backendtest.Backend {
+	tb.Helper()
+	b := backendtest.New(plugins...)
+	b.REST = slices.Contains(strings.Split(tb.Name(), "/"), overREST)
+	return b
+}
+
+// baseConfig names a deployment for each backend: "default", then "b1", "b2", …
+func baseConfig(backends ...*backendtest.Backend) *config.Config {
 	cfg := config.Default()
 	cfg.Enabled = true
 	cfg.Deployments = map[string]*config.Deployment{}
-	for i, e := range endpoints {
-		cfg.Deployments[deploymentName(i)] = &config.Deployment{Endpoint: e, Insecure: true}
+	for i, b := range backends {
+		cfg.Deployments[deploymentName(i)] = b.Deployment()
 	}
 	cfg.DiscoveryInterval = duration(time.Second)
 	cfg.Create.InitialBackoff = duration(50 * time.Millisecond)
@@ -95,7 +111,7 @@ type world struct {
 // startBackend runs a test backend until the test ends.
 func startBackend(tb testing.TB, plugins ...backendtest.Plugin) *backendtest.Backend {
 	tb.Helper()
-	b := backendtest.New(plugins...)
+	b := newBackend(tb, plugins...)
 	require.NoError(tb, b.Start())
 	tb.Cleanup(b.Kill)
 	return b
@@ -104,11 +120,7 @@ func startBackend(tb testing.TB, plugins ...backendtest.Plugin) *backendtest.Bac
 // newWorld loads the plugin with the changes that the test makes to the base configuration.
 func newWorld(tb testing.TB, change func(*config.Config), backends ...*backendtest.Backend) *world {
 	tb.Helper()
-	endpoints := make([]string, 0, len(backends))
-	for _, b := range backends {
-		endpoints = append(endpoints, b.Endpoint())
-	}
-	cfg := baseConfig(endpoints)
+	cfg := baseConfig(backends...)
 	if change != nil {
 		change(cfg)
 	}

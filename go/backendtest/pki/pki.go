@@ -1,4 +1,5 @@
-package grpcclient
+// Package pki is a certificate Authority for tests.
+package pki
 
 import (
 	"crypto/ecdsa"
@@ -18,20 +19,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// authority signs certificates for a test and keeps them as files in dir.
-type authority struct {
+// Authority signs certificates for a test and keeps them as files in a directory of the test. Make it with New.
+type Authority struct {
 	t    *testing.T
 	dir  string
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
-	// file is the CA's own certificate, pool holds nothing else.
-	file string
-	pool *x509.CertPool
+	// File is the CA's own certificate, Pool holds nothing else.
+	File string
+	Pool *x509.CertPool
 }
 
-func newAuthority(t *testing.T) *authority {
+// New makes an authority that lasts as long as the test.
+func New(t *testing.T) *Authority {
 	t.Helper()
-	a := &authority{t: t, dir: t.TempDir(), pool: x509.NewCertPool()}
+	a := &Authority{t: t, dir: t.TempDir(), Pool: x509.NewCertPool()}
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), SerialNumber: serial(t),
@@ -43,20 +45,22 @@ func newAuthority(t *testing.T) *authority {
 	require.NoError(t, err)
 	a.cert, err = x509.ParseCertificate(der)
 	require.NoError(t, err)
-	a.pool.AddCert(a.cert)
-	a.file = filepath.Join(a.dir, "ca.pem")
-	writePEM(t, a.file, "CERTIFICATE", der)
+	a.Pool.AddCert(a.cert)
+	a.File = filepath.Join(a.dir, "ca.pem")
+	writePEM(t, a.File, "CERTIFICATE", der)
 	return a
 }
 
-// leaf is a certificate with its key.
-type leaf struct {
+// Leaf is a certificate with its key.
+type Leaf struct {
 	tls.Certificate
-	certFile, keyFile string
+	// CertFile and KeyFile are the PEM files that hold the two.
+	CertFile, KeyFile string
 }
 
-// issue signs a certificate for the names and addresses, valid until the given time, as files called after file.
-func (a *authority) issue(file string, until time.Time, names ...string) leaf {
+// Issue signs a certificate for the names and addresses, valid until the given time, as files called after file, which
+// replaces those of the same name.
+func (a *Authority) Issue(file string, until time.Time, names ...string) Leaf {
 	a.t.Helper()
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: names[0]}, SerialNumber: serial(a.t),
@@ -76,12 +80,18 @@ func (a *authority) issue(file string, until time.Time, names ...string) leaf {
 	require.NoError(a.t, err)
 	secret, err := x509.MarshalPKCS8PrivateKey(key)
 	require.NoError(a.t, err)
-	out := leaf{certFile: filepath.Join(a.dir, file+".pem"), keyFile: filepath.Join(a.dir, file+".key")}
-	writePEM(a.t, out.certFile, "CERTIFICATE", der)
-	writePEM(a.t, out.keyFile, "PRIVATE KEY", secret)
-	out.Certificate, err = tls.LoadX509KeyPair(out.certFile, out.keyFile)
+	out := Leaf{CertFile: filepath.Join(a.dir, file+".pem"), KeyFile: filepath.Join(a.dir, file+".key")}
+	writePEM(a.t, out.CertFile, "CERTIFICATE", der)
+	writePEM(a.t, out.KeyFile, "PRIVATE KEY", secret)
+	out.Certificate, err = tls.LoadX509KeyPair(out.CertFile, out.KeyFile)
 	require.NoError(a.t, err)
 	return out
+}
+
+// Replace makes other's certificate the content of a's file.
+func (a *Authority) Replace(other *Authority) {
+	a.t.Helper()
+	writePEM(a.t, a.File, "CERTIFICATE", other.cert.Raw)
 }
 
 func serial(t *testing.T) *big.Int {
@@ -96,4 +106,5 @@ func writePEM(t *testing.T, path, kind string, der []byte) {
 	require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
 }
 
-func inAnHour() time.Time { return time.Now().Add(time.Hour) }
+// InAnHour is when certificates end that are to be valid.
+func InAnHour() time.Time { return time.Now().Add(time.Hour) }

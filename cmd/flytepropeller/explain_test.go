@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/flyte-backend/flyte-backend/go/backendtest"
+)
+
+// explain runs the command, and gives its standard output and error and its exit code.
+func (p propeller) explain(t *testing.T, args ...string) (out, said string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, string(p), append([]string{"explain"}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		require.NoError(t, err)
+	}
+	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+}
+
+func configuration(t *testing.T, format string, args ...any) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "propeller.yaml")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, format, args...), 0o600))
+	return file
+}
+
+// explains: who gets each type, by the real plugins, the file, and live services.
+func (p propeller) explains(t *testing.T) {
+	t.Parallel()
+	start := func(rest bool, plugins ...backendtest.Plugin) *backendtest.Backend {
+		b := backendtest.New(plugins...)
+		b.REST = rest
+		require.NoError(t, b.Start())
+		t.Cleanup(b.Kill)
+		return b
+	}
+	one := start(false, backendtest.Plugin{TaskType: "query"}, backendtest.Plugin{TaskType: "snowflake", PluginVersion: "v3"}, backendtest.Plugin{TaskType: "spark"})
+	two := start(true, backendtest.Plugin{TaskType: "query"}, backendtest.Plugin{TaskType: "sums", Sync: true})
+	const format = `
+tasks:
+  task-plugins:
+    enabled-plugins: [container, sidecar, bigquery, snowflake, k8s-array, connector-service]
+    default-for-task-types: {container: container, container_array: k8s-array, spark: container}
+plugins:
+  backend:
+    enable_backend_flytekit_plugin_system: %t
+    deployments:
+      one: {endpoint: %q, insecure: true}
+      two: {endpoint: %q, protocol: rest, insecure: true}
+      %s
+    routes:
+      - {taskType: bigquery_query_job_task, deployment: two, domain: production}
+    taskTypes: [mine]
+`
+	file := configuration(t, format, false, one.Endpoint(), two.Endpoint(), `gone: {endpoint: "127.0.0.1:1", insecure: true}`)
+	out, said, code := p.explain(t, "--config", file)
+	require.Equal(t, 1, code, said)
+	require.Equal(t, "flyte-backend: 1 of 3 deployments do not answer: gone\n", said)
+	for _, line := range []string{
+		`note: the toggle plugins\.backend\.enable_backend_flytekit_plugin_system is off`,
+		`note: tasks\.task-plugins\.enabled-plugins names connector-service, which is not compiled into this program`,
+		`note: deployment one speaks plain text`,
+		`gone +127\.0\.0\.1:1 +grpc +no`,
+		`one +\S+ +grpc +\S+ +query \(v1, any version, async\), snowflake \(v3, any version, async\), spark \(v1, any version, async\)`,
+		`two +http://\S+ +rest +\S+ +query \(v1, any version, async\), sums \(v1, any version, sync\)`,
+		`gone does not answer: Unavailable: .*`,
+		`hint: nothing listens at this address`,
+		`bigquery_query_job_task +built-in bigquery +no backend plugin service has registered this task type; claimed: routed to two`,
+		`bigquery_query_job_task \(domain production\) +deployment two, v1, async +routed to two; .*`,
+		`mine +nothing yet +taskTypes names it, .* it waits, for 30m0s at most`,
+		`query +deployment one, v1, async +registered by one; claimed: registered by a service`,
+		`snowflake +deployment one, v3, async +registered by one; .*`,
+		`spark +built-in container +not claimed: tasks\.task-plugins\.default-for-task-types gives it to container`,
+		`sums +deployment two, v1, sync +registered by two; .*`,
+		`conflict: task type query \(v1\) is served by both one and two: one is used; a route decides otherwise`,
+	} {
+		require.Regexp(t, "(?m)^"+line, out)
+	}
+	out, _, _ = p.explain(t, "--config", file, "-o", "json", "--domain", "production", "bigquery_query_job_task", "unheard_of")
+	var r struct {
+		Enabled   bool
+		TaskTypes []struct{ TaskType, Deployment, BuiltIn, Why string }
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &r))
+	require.False(t, r.Enabled)
+	require.Len(t, r.TaskTypes, 2)
+	require.Equal(t, "two", r.TaskTypes[0].Deployment)
+	require.Equal(t, "container", r.TaskTypes[1].BuiltIn)
+	require.Contains(t, r.TaskTypes[1].Why, "it reaches this one as the default")
+
+	two.SetPlugins(backendtest.Plugin{TaskType: "sums", Sync: true})
+	out, said, code = p.explain(t, "--config", configuration(t, format, true, one.Endpoint(), two.Endpoint(), ""))
+	require.Zero(t, code, "%s%s", out, said)
+	require.NotContains(t, out, "is off")
+}
+
+func (p propeller) explainsBadInput(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		reason string
+		args   []string
+		says   string
+	}{
+		{"no file", nil, "--config is missing"},
+		{"a file that is not there", []string{"--config", "nope.yaml"}, "cannot read the configuration"},
+		{"no YAML", []string{"--config", configuration(t, "plugins: [")}, "cannot parse YAML"},
+		{"a format that is none", []string{"--config", configuration(t, "plugins: {}"), "-o", "xml"}, "--output takes text or json"},
+		{"a flag that is none", []string{"--cnofig", "x"}, "unknown flag: --cnofig"},
+		{"wrong values, all of them", []string{"--config", configuration(t, "plugins: {backend: {deployments: {a: {endpoint: b}, c: {endpoint: \"d:1\", protocol: soap}}}}")},
+			"plugins.backend.deployments.c.protocol"},
+	} {
+		out, said, code := p.explain(t, tt.args...)
+		require.Equal(t, 2, code, tt.reason)
+		require.Empty(t, out, tt.reason)
+		require.Contains(t, said, tt.says, tt.reason)
+		require.Contains(t, said, "flyte-backend: ", tt.reason)
+	}
+}

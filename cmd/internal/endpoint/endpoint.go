@@ -1,0 +1,272 @@
+// Package endpoint is how commands are told which service they call: by flags, or by a deployment's name in propeller's
+// configuration.
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+
+	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
+	"github.com/flyte-backend/flyte-backend/go/client"
+	"github.com/flyte-backend/flyte-backend/go/client/dial"
+	"github.com/flyte-backend/flyte-backend/go/registry"
+	"github.com/flyte-backend/flyte-backend/go/tasks/config"
+	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
+	"github.com/flyteorg/flyte/flytestdlib/config/viper"
+)
+
+// Flags name one service.
+type Flags struct {
+	Endpoint, Protocol                    string
+	Insecure                              bool
+	CAFile, CertFile, KeyFile, ServerName string
+	Timeout                               time.Duration
+	Config                                []string
+	Deployment                            string
+}
+
+// Register adds the flags to a command.
+func (f *Flags) Register(cmd *cobra.Command) {
+	s := cmd.Flags()
+	s.StringVar(&f.Endpoint, "endpoint", "", "`ADDRESS` of the service: host:port for gRPC, a URL for REST")
+	s.StringVar(&f.Protocol, "protocol", "", "`PROTOCOL` grpc or rest (rest for a URL, else grpc)")
+	s.BoolVar(&f.Insecure, "insecure", false, "speak plain text")
+	s.StringVar(&f.CAFile, "ca-file", "", "PEM `FILE` with the CAs to trust instead of the system's")
+	s.StringVar(&f.CertFile, "cert-file", "", "PEM `FILE` with a client certificate")
+	s.StringVar(&f.KeyFile, "key-file", "", "PEM `FILE` with its key")
+	s.StringVar(&f.ServerName, "server-name", "", "`NAME` to verify the service's certificate against")
+	s.DurationVar(&f.Timeout, "timeout", 0, "time limit of a call (10s, or as the configuration says)")
+	s.StringArrayVar(&f.Config, "config", nil, "propeller's configuration, a YAML `FILE`, which --deployment is in (repeatable)")
+	s.StringVar(&f.Deployment, "deployment", "", "`NAME` of a deployment in --config, instead of --endpoint")
+}
+
+// nameOfFlags is what a service is called that flags describe.
+const nameOfFlags = "endpoint"
+
+// Resolve gives the deployment that the flags name. What is wrong with them is bad input.
+func (f *Flags) Resolve(ctx context.Context) (name string, d *config.Deployment, err error) {
+	switch {
+	case f.Deployment == "" && len(f.Config) == 0 && f.Endpoint == "":
+		return "", nil, exit.Hint(exit.BadInputf("no service is named"), "give its address with --endpoint, or --config FILE and --deployment NAME")
+	case f.Endpoint != "" && (f.Deployment != "" || len(f.Config) > 0):
+		return "", nil, exit.BadInputf("--endpoint and --config exclude each other")
+	case f.Endpoint == "":
+		return f.fromConfig(ctx)
+	case f.Deployment != "":
+		return "", nil, exit.BadInputf("--deployment needs --config")
+	}
+	d = &config.Deployment{
+		Endpoint: f.Endpoint, Protocol: f.Protocol, Insecure: f.Insecure,
+		TLS: config.TLS{CAFile: f.CAFile, CertFile: f.CertFile, KeyFile: f.KeyFile, ServerName: f.ServerName},
+	}
+	isURL := strings.HasPrefix(f.Endpoint, "http://") || strings.HasPrefix(f.Endpoint, "https://")
+	if d.Protocol == "" && isURL {
+		d.Protocol = config.ProtocolREST
+	}
+	d.DefaultTimeout.Duration = f.Timeout
+	cfg := config.Default()
+	cfg.Deployments = map[string]*config.Deployment{nameOfFlags: d}
+	if err := cfg.Validate(); err != nil {
+		return "", nil, exit.BadInputf("%s", inFlags(err.Error()))
+	}
+	return nameOfFlags, d, nil
+}
+
+func (f *Flags) fromConfig(ctx context.Context) (string, *config.Deployment, error) {
+	if f.Protocol != "" || f.Insecure || f.CAFile != "" || f.CertFile != "" || f.KeyFile != "" || f.ServerName != "" {
+		return "", nil, exit.BadInputf("how a deployment of --config is called stands in the configuration, so there is no flag for it")
+	}
+	cfg, err := Load(ctx, f.Config)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := cfg.Validate(); err != nil {
+		return "", nil, exit.BadInputf("%w", err)
+	}
+	names := slices.Sorted(maps.Keys(cfg.Deployments))
+	if f.Deployment == "" && len(names) == 1 {
+		f.Deployment = names[0]
+	}
+	d, ok := cfg.Deployment(f.Deployment)
+	if !ok {
+		return "", nil, exit.BadInputf("--deployment %q: the configuration has %s", f.Deployment, strings.Join(names, ", "))
+	}
+	if f.Timeout > 0 {
+		changed := *d
+		changed.DefaultTimeout.Duration, changed.Timeouts = f.Timeout, nil
+		d = &changed
+	}
+	return config.Canonical(f.Deployment), d, nil
+}
+
+// Load reads the section plugins.backend of propeller's configuration, over its defaults, without checking it.
+func Load(ctx context.Context, files []string) (*config.Config, error) {
+	for _, file := range files {
+		if err := config.CheckFile(file); err != nil {
+			return nil, exit.BadInputf("%w", err)
+		}
+	}
+	root := stdconfig.NewRootSection()
+	section := root.MustRegisterSection("plugins", &struct{}{}).MustRegisterSection(config.SectionKey, config.Default())
+	accessor := viper.NewAccessor(stdconfig.Options{SearchPaths: files, RootSection: root})
+	if err := accessor.UpdateConfig(ctx); err != nil {
+		return nil, exit.BadInputf("the configuration cannot be read: %w", err)
+	}
+	cfg, ok := section.GetConfig().(*config.Config)
+	if !ok {
+		return nil, fmt.Errorf("the configuration is of type %T", section.GetConfig())
+	}
+	return cfg, nil
+}
+
+// keys are how the configuration's words are said on the command line.
+var keys = strings.NewReplacer(
+	"plugins.backend.deployments."+nameOfFlags+".endpoint", "--endpoint",
+	"plugins.backend.deployments."+nameOfFlags+".protocol", "--protocol",
+	"plugins.backend.deployments."+nameOfFlags+".tls.caFile", "--ca-file",
+	"plugins.backend.deployments."+nameOfFlags+".tls.certFile", "--cert-file",
+	"plugins.backend.deployments."+nameOfFlags+".tls.keyFile", "--key-file",
+	"plugins.backend.deployments."+nameOfFlags+".tls.serverName", "--server-name",
+	"plugins.backend.deployments."+nameOfFlags+".defaultTimeout", "--timeout",
+	"plugins.backend.deployments."+nameOfFlags+".maxMessageSizeBytes", "maxMessageSizeBytes in propeller's configuration",
+	"because certFile is", "because --cert-file is",
+	"goes with keyFile", "goes with --key-file",
+	"set tls.certFile and tls.keyFile", "give --cert-file and --key-file",
+	"the client certificate in tls.certFile", "the client certificate in --cert-file",
+	"set tls.caFile to", "give --ca-file, with",
+	"set tls.serverName to", "give --server-name,",
+	"set insecure: true", "give --insecure",
+	"set insecure: false", "leave out --insecure",
+	"or insecure: true", "or give --insecure",
+	"or insecure: false", "or leave out --insecure",
+	"write insecure: false for TLS", "leave out --insecure for TLS",
+	"while insecure is true", "with --insecure",
+	"insecure is true", "--insecure is given",
+	"is said by insecure", "is said by --insecure",
+)
+
+func inFlags(s string) string { return keys.Replace(strings.ReplaceAll(s, "\n", "; ")) }
+
+// Explain makes of a failed call what a command ends with: one line of what was done and what came, and the advice as a hint. A
+// service that cannot be reached, or that refuses what it is asked as its caller's mistake, is bad input: nothing ran.
+func Explain(name string, err error) error {
+	var e *client.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	say := func(s string) string { return s }
+	if name == nameOfFlags {
+		say = inFlags
+	}
+	said := fmt.Sprintf("%s: %s", e.Code, e.Message)
+	if e.FromService {
+		said = fmt.Sprintf("the service answered %s: %s", e.Code, e.Message)
+	}
+	code := exit.Internal
+	if e.Class == client.UserError || !e.FromService || e.Code == codes.Unimplemented || e.Code == codes.NotFound {
+		code = exit.BadInput
+	}
+	return &exit.Error{Code: code, Err: fmt.Errorf("%s at %s failed: %s", e.Op, e.Endpoint, say(said)), Hint: say(e.Advice)}
+}
+
+// Service is a connection to the service that flags name.
+type Service struct {
+	dial.Conn
+	// Name is what messages call it.
+	Name string
+	d    *config.Deployment
+}
+
+// Dial connects to the service that the flags name. It does not wait for it. The connection is to be closed.
+func (f *Flags) Dial(ctx context.Context) (*Service, error) {
+	name, d, err := f.Resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := dial.Dial(name, d)
+	if err != nil {
+		return nil, exit.BadInputf("%s", inFlags(err.Error()))
+	}
+	return &Service{Conn: conn, Name: name, d: d}, nil
+}
+
+// Within gives the context for one call, with the service's time limit for it.
+func (s *Service) Within(ctx context.Context, call string) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.d.Timeout(call))
+}
+
+// Registrations asks what the service serves.
+func (s *Service) Registrations(ctx context.Context) ([]client.Registration, error) {
+	ctx, cancel := s.Within(ctx, config.CallList)
+	defer cancel()
+	regs, err := s.List(ctx)
+	if err != nil {
+		return nil, Explain(s.Name, err)
+	}
+	return regs, nil
+}
+
+// Choice says which plugin of the service is wanted; what is left empty is chosen as propeller chooses.
+type Choice struct {
+	TaskType        string
+	TaskTypeVersion int32
+	PluginVersion   string
+	Mode            config.Mode
+}
+
+// Choose finds the plugin, by propeller's own rules.
+func (s *Service) Choose(ctx context.Context, c Choice) (client.Target, client.Mode, error) {
+	regs, err := s.Registrations(ctx)
+	if err != nil {
+		return client.Target{}, 0, err
+	}
+	cfg := config.Default()
+	cfg.Deployments = map[string]*config.Deployment{s.Name: s.d}
+	if c.PluginVersion != "" || c.Mode != "" {
+		cfg.Routes = []config.Route{{TaskType: c.TaskType, Deployment: s.Name, PluginVersion: c.PluginVersion, Mode: c.Mode}}
+	}
+	r := registry.New(cfg, func(context.Context, string) ([]client.Registration, error) { return regs, nil })
+	r.Refresh(ctx)
+	has := slices.ContainsFunc(regs, func(r client.Registration) bool {
+		return r.TaskType == c.TaskType && (c.PluginVersion == "" || r.PluginVersion == c.PluginVersion) && (c.Mode == "" || r.Mode.String() == c.Mode)
+	})
+	decision, found := r.Snapshot().Resolve(registry.Query{TaskType: c.TaskType, TaskTypeVersion: c.TaskTypeVersion})
+	if !has || !found {
+		return client.Target{}, 0, exit.BadInputf("the service has no plugin for task type %q%s; it has %s", c.TaskType, c.also(), described(regs))
+	}
+	return client.Target{TaskType: c.TaskType, TaskTypeVersion: c.TaskTypeVersion, PluginVersion: decision.PluginVersion}, decision.Mode, nil
+}
+
+// also are the demands beside the task type.
+func (c Choice) also() string {
+	var out string
+	if c.PluginVersion != "" {
+		out += " in version " + c.PluginVersion
+	}
+	if c.TaskTypeVersion != 0 {
+		out += fmt.Sprintf(" that takes task type version %d", c.TaskTypeVersion)
+	}
+	if c.Mode != "" {
+		out += " in mode " + c.Mode
+	}
+	return out
+}
+
+func described(regs []client.Registration) string {
+	if len(regs) == 0 {
+		return "none"
+	}
+	all := make([]string, 0, len(regs))
+	for _, r := range regs {
+		all = append(all, r.String())
+	}
+	return strings.Join(all, ", ")
+}

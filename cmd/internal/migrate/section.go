@@ -1,0 +1,227 @@
+package migrate
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/flyte-backend/flyte-backend/go/tasks/config"
+)
+
+// words are how the two old sections call the same things. The older one is from before connectors had that name.
+type words struct{ section, defaults, deployments, forTypes string }
+
+var (
+	connector = words{"connector-service", "defaultConnector", "connectors", "connectorForTaskTypes"}
+	agent     = words{"agent-service", "defaultAgent", "agents", "agentForTaskTypes"}
+)
+
+// calls are the names of calls in the old sections' timeouts.
+var calls = map[string]string{
+	"createtask": config.CallCreate, "gettask": config.CallGet, "deletetask": config.CallDelete,
+	"executetasksync": config.CallExecute, "listagents": config.CallList,
+}
+
+// object is a YAML mapping whose keys have no case, as in propeller.
+type object map[string]any
+
+func objectOf(v any) object {
+	m, _ := v.(map[string]any)
+	out := object{}
+	for k, value := range m {
+		out[strings.ToLower(k)] = value
+	}
+	return out
+}
+
+func (o object) get(key string) any { return o[strings.ToLower(key)] }
+
+func (o object) has(key string) bool { _, ok := o[strings.ToLower(key)]; return ok }
+
+func (o object) text(key string) string {
+	if v := o.get(key); v != nil {
+		return fmt.Sprint(v)
+	}
+	return ""
+}
+
+// pair is a key and its value: the new section is written in an order for people.
+type pair struct {
+	key   string
+	value any
+}
+
+type section []pair
+
+// MarshalYAML keeps the order.
+func (s section) MarshalYAML() (any, error) {
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	for _, p := range s {
+		key, value := &yaml.Node{}, &yaml.Node{}
+		if err := key.Encode(p.key); err != nil {
+			return nil, err
+		}
+		if err := value.Encode(p.value); err != nil {
+			return nil, err
+		}
+		n.Content = append(n.Content, key, value)
+	}
+	return n, nil
+}
+
+// migration is the new section, and what there is to say of it.
+type migration struct {
+	words
+	notes []string
+	// names are the new names of deployments by their old ones, in small letters.
+	names map[string]string
+}
+
+func (m *migration) note(format string, args ...any) {
+	m.notes = append(m.notes, fmt.Sprintf(format, args...))
+}
+
+// oldTimeout is the default time limit of the old sections, and of this one.
+const oldTimeout = 10 * time.Second
+
+// convert makes the new section of an old one.
+func (m *migration) convert(old object) section {
+	m.names = map[string]string{}
+	out := section{{"enable_backend_flytekit_plugin_system", false}}
+	deployments := section{}
+	if d := objectOf(old.get(m.defaults)); d.text("endpoint") != "" {
+		// The old default deployment speaks plain text unless told otherwise, as no other does.
+		deployments = append(deployments, pair{config.DefaultDeployment, m.deployment(m.defaults, d, true)})
+	} else {
+		m.note("%s.%s has no endpoint, so that there is no deployment for types that no other one lists", m.section, m.defaults)
+	}
+	listed := objectOf(old.get(m.deployments))
+	for _, name := range slices.Sorted(maps.Keys(listed)) {
+		mine := m.rename(name)
+		deployments = append(deployments, pair{mine, m.deployment(m.deployments+"."+name, objectOf(listed[name]), false)})
+	}
+	out = append(out, pair{"deployments", deployments})
+	if routes := m.routes(objectOf(old.get(m.forTypes))); len(routes) > 0 {
+		out = append(out, pair{"routes", routes})
+	}
+	if types, ok := old.get("supportedTaskTypes").([]any); ok && len(types) > 0 {
+		out = append(out, pair{"taskTypes", types})
+		m.note("supportedTaskTypes became taskTypes: types of a service that answers at start are claimed without being named")
+	}
+	if old.has("pollInterval") {
+		out = append(out, pair{"discoveryInterval", old.text("pollInterval")})
+		m.note("pollInterval became discoveryInterval: how often services are asked what they serve. How often jobs are polled is webApi.caching.resyncInterval, in both sections")
+	}
+	if web := m.webAPI(objectOf(old.get("webApi"))); len(web) > 0 {
+		out = append(out, pair{"webApi", web})
+	}
+	if old.has("resourceConstraints") {
+		m.note("resourceConstraints has no counterpart: quotas by project or namespace are not kept. webApi.resourceQuotas limits a deployment's jobs in all")
+	}
+	m.unknown(old)
+	return out
+}
+
+// label is what a deployment may be called.
+var label = regexp.MustCompile(`[^a-z0-9-]+`)
+
+func (m *migration) rename(name string) string {
+	mine := strings.Trim(label.ReplaceAllString(strings.ToLower(name), "-"), "-")
+	if mine == "" || mine == config.DefaultDeployment {
+		mine = strings.Trim("service-"+mine, "-")
+	}
+	for taken := true; taken; {
+		taken = false
+		for _, other := range m.names {
+			if other == mine {
+				mine += "-2"
+				taken = true
+			}
+		}
+	}
+	if mine != name {
+		m.note("deployment %q is called %q: a name is a lower-case label of letters, digits and -", name, mine)
+	}
+	m.names[strings.ToLower(name)] = mine
+	return mine
+}
+
+func (m *migration) deployment(where string, d object, insecure bool) section {
+	out := section{{"endpoint", d.text("endpoint")}}
+	if d.has("insecure") {
+		insecure, _ = strconv.ParseBool(d.text("insecure"))
+	}
+	if insecure {
+		out = append(out, pair{"insecure", true})
+	}
+	switch t := d.text("defaultTimeout"); {
+	case d.has("defaultTimeout") && t != oldTimeout.String():
+		out = append(out, pair{"defaultTimeout", t})
+	case !d.has("defaultTimeout") && where != m.defaults:
+		m.note("%s.%s has no defaultTimeout, which meant no limit; here it means %s", m.section, where, oldTimeout)
+	}
+	limits := section{}
+	timeouts := objectOf(d.get("timeouts"))
+	for _, name := range slices.Sorted(maps.Keys(timeouts)) {
+		call, known := calls[name]
+		if !known {
+			m.note("%s.%s.timeouts.%s has no counterpart: the calls are create, get, delete, execute, list", m.section, where, name)
+			continue
+		}
+		limits = append(limits, pair{call, fmt.Sprint(timeouts[name])})
+	}
+	if len(limits) > 0 {
+		out = append(out, pair{"timeouts", limits})
+	}
+	if s := d.text("defaultServiceConfig"); s != "" && !strings.Contains(s, "round_robin") {
+		m.note("%s.%s.defaultServiceConfig has no counterpart: calls always go round the replicas that the endpoint's name resolves to", m.section, where)
+	}
+	return out
+}
+
+func (m *migration) routes(forTypes object) []section {
+	var out []section
+	for _, taskType := range slices.Sorted(maps.Keys(forTypes)) {
+		to := fmt.Sprint(forTypes[taskType])
+		mine, known := m.names[strings.ToLower(to)]
+		if !known {
+			m.note("%s.%s.%s goes to %q, which is no deployment, so that it went to the default one; it is left out", m.section, m.forTypes, taskType, to)
+			continue
+		}
+		out = append(out, section{{"taskType", taskType}, {"deployment", mine}})
+	}
+	return out
+}
+
+// webAPI keeps what was set. Its defaults were for few tasks and are not taken over.
+func (m *migration) webAPI(old object) section {
+	out := section{}
+	for _, key := range []string{"resourceQuotas", "readRateLimiter", "writeRateLimiter", "caching"} {
+		if old.has(key) {
+			out = append(out, pair{key, old.get(key)})
+		}
+	}
+	if old.has("readRateLimiter") || old.has("caching") {
+		m.note("webApi is kept as it was set. What is left out polls 10,000 running tasks every ten seconds; with few workers or a low rate they are polled more seldom")
+	}
+	if !old.has("resourceQuotas") {
+		m.note("webApi.resourceQuotas was 1000 jobs for all by default; here there is no quota unless one is set")
+	}
+	return out
+}
+
+// unknown tells of keys that are none.
+func (m *migration) unknown(old object) {
+	known := []string{m.defaults, m.deployments, m.forTypes, "supportedTaskTypes", "pollInterval", "webApi", "resourceConstraints"}
+	for _, key := range slices.Sorted(maps.Keys(old)) {
+		if !slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, key) }) {
+			m.note("%s.%s is no key of that section, and is left out", m.section, key)
+		}
+	}
+}
