@@ -63,8 +63,9 @@ test: test-tools ## Run all tests (TEST_FLAGS).
 	$(SDK) $(GO) test $(TEST_FLAGS) ./...
 
 .PHONY: test-tools
-test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, Chromium. Once; a minute.
+test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, the TypeScript example, Chromium. Once; a minute.
 	@tools/flytekit.sh >/dev/null
+	@examples/typescript/serve.sh build
 	@tools/chromium.sh >/dev/null
 
 .PHONY: race

@@ -125,7 +125,7 @@ test("what is wrong is refused", async () => {
     ["a version that is no number", "GET", `${jobs}?job_id=a&task_type_version=x`, undefined, {}, 400, "INVALID_ARGUMENT"],
     ["no jobs to poll", "POST", `${jobs}/poll`, { jobs: [] }, {}, 400, "INVALID_ARGUMENT"],
     ["an ability that is not there", "POST", `${jobs}/logs`, { job_id: "a" }, {}, 501, "UNIMPLEMENTED"],
-    ["a path that is not there", "GET", "/plugins/v2", undefined, {}, 404, "NOT_FOUND"],
+    ["a path that is not there", "GET", "/plugins/v2", undefined, {}, 404, "UNIMPLEMENTED"],
     ["a method that is not there", "POST", jobs, {}, {}, 405, "UNIMPLEMENTED"],
   ];
   for (const [reason, method, path, body, headers, status, code] of table) {

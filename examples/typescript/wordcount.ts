@@ -93,7 +93,7 @@ async function answer(req: IncomingMessage): Promise<Fields> {
   const { method = "", headers } = req, url = (req.url ?? "").replace(/^https?:\/\/[^/?]*/i, "");
   const [path = "", ...query] = url.split("?"), [, , , type, of] = path.split("/");
   const has = routes.find(([pattern]) => pattern.test(path))?.[1];
-  if (!has) throw notFound("there is no such path; the plugins are below /plugins/v1");
+  if (!has) throw new Failure(404, "UNIMPLEMENTED", "there is no such path; the plugins are below /plugins/v1");
   const [handler, allow] = [Object.hasOwn(has, method) && has[method], Object.keys(has).join(", ")];
   if (!handler) throw new Failure(405, "UNIMPLEMENTED", `this path has ${allow}`, { allow });
   const body = method === "PUT" || method === "POST" ? await readBody(req) : {};
