@@ -51,8 +51,8 @@ bin/flyte-backend bin/flyte-backend-engine bin/flytepropeller:
 	$(GO) build -o $@ ./cmd/$(@F)
 
 .PHONY: clean
-clean: ## Remove what make has built: bin, .cache and coverage profiles. Go's own caches stay.
-	rm -rf bin .cache coverage.*
+clean: ## Remove what make has built: bin, .cache, the TypeScript example and coverage profiles. Go's own caches stay.
+	rm -rf bin .cache coverage.* examples/typescript/dist examples/typescript/node_modules
 
 ##@ Check
 

@@ -13,7 +13,7 @@ let base: string;
 
 async function start(): Promise<[ChildProcess, string]> {
   const program = join(import.meta.dirname, "wordcount.js");
-  const env = { ...process.env, PORT: "0", JOBS_DIR: dir, DRAIN_SECONDS: "1" };
+  const env = { ...process.env, PORT: "0", JOBS_DIR: dir, DRAIN_SECONDS: "3" };
   const child = spawn(process.execPath, [program], { env, stdio: ["ignore", "pipe", "inherit"] });
   let said = "";
   for await (const chunk of child.stdout) {
@@ -58,7 +58,7 @@ async function ended(id: string) {
 }
 
 test("a job runs, shows how far it is, and gives its outputs", async () => {
-  const id = await create("one two three four", { words_per_second: 8 });
+  const id = await create("one two three four", { words_per_second: 2 });
   const { body } = await poll(id);
   assert.equal(body.job_state, "RUNNING");
   assert.match(body.message as string, /of 4 words/);
