@@ -11,6 +11,8 @@ GO         ?= go
 TEST_FLAGS ?= -count=1 -parallel=16 -p=4
 # The SDK is a module of its own, which ./... leaves out. It is built as its users build it: without the main module.
 SDK        := cd go/backendplugin && GOWORK=off
+# So is the conformance suite.
+SUITE      := cd go/conformance && GOWORK=off
 RACE_COUNT ?= 2
 RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
 # Whole workflows under the race detector take minutes, so these run once.
@@ -59,12 +61,12 @@ clean: ## Remove what make has built: bin, .cache, the TypeScript example and co
 .PHONY: test
 test: test-tools ## Run all tests (TEST_FLAGS).
 	@$(FIRST)
-	$(GO) test $(TEST_FLAGS) ./... ./testdata/workflows # ./... leaves out what is below testdata
-	$(SDK) $(GO) test $(TEST_FLAGS) ./...
+	@GO='$(GO)' tools/test.sh $(TEST_FLAGS)
 
 .PHONY: test-tools
 test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, the TypeScript example, Chromium. Once; a minute.
 	@tools/flytekit.sh >/dev/null
+	@tools/connector.sh >/dev/null
 	@examples/typescript/serve.sh build
 	@tools/chromium.sh >/dev/null
 
@@ -74,13 +76,14 @@ race: test-tools ## Run the tests of concurrent packages under the race detector
 	CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=$(RACE_COUNT) -timeout 30m $(RACE_PKGS)
 	CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=1 -timeout 30m $(RACE_ONCE)
 	$(SDK) CGO_ENABLED=1 $(GO) test -race -parallel=16 -count=$(RACE_COUNT) -timeout 30m ./...
+	$(SUITE) CGO_ENABLED=1 $(GO) test -race -parallel=8 -count=1 -timeout 30m ./...
 
 .PHONY: schemathesis
 schemathesis: ## Test the SDK's REST server by api/openapi.yaml with requests that Schemathesis makes up (SEED; a minute and a half).
 	GO='$(GO)' tools/schemathesis.sh
 
 .PHONY: cover
-cover: test-tools ## Statement coverage of ./go/..., and of the SDK, by their own tests; fails below COVER_MIN percent.
+cover: test-tools ## Statement coverage of ./go/..., of the SDK and of the conformance suite, by their own tests; fails below COVER_MIN percent.
 	@$(FIRST)
 	GO='$(GO)' tools/cover.sh $(COVER_MIN)
 
@@ -99,6 +102,7 @@ lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruf
 	$(LINT) config verify
 	$(LINT) run ./... ./testdata/workflows
 	$(SDK) ../../$(LINT) run ./...
+	$(SUITE) ../../$(LINT) run ./...
 	$(RUFF) check
 	$(RUFF) format --check
 
@@ -106,6 +110,7 @@ lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruf
 format: $(LINT) $(RUFF) ## Format the code and order imports as lint wants them.
 	$(LINT) fmt ./...
 	$(SDK) ../../$(LINT) fmt ./...
+	$(SUITE) ../../$(LINT) fmt ./...
 	$(RUFF) check --fix --select I
 	$(RUFF) format
 
@@ -115,6 +120,7 @@ format: $(LINT) $(RUFF) ## Format the code and order imports as lint wants them.
 generate: ## Write generated files anew (docs/configuration.md, the code of proto/).
 	$(GO) generate ./...
 	$(SDK) $(GO) generate ./...
+	$(SUITE) $(GO) generate ./...
 
 .PHONY: generate-check
 generate-check: ## Check that generated files are current, on a copy: uncommitted changes are neither needed nor touched.

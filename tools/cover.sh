@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Measures which statements of ./go/... the tests of ./go/... run, whichever package a test is in. Generated files do not
 # count. Prints the figure of each package and the total; fails when the total is below the percentage given. Then it does so
-# for go/backendplugin, a module of its own; with --sdk it is in that module already.
+# for each module of its own below go; with --module it is told which one.
 # usage: tools/cover.sh MINIMUM
 set -euo pipefail
 minimum=${1:?usage: tools/cover.sh MINIMUM}
 root=$(cd "$(dirname "$0")/.." && pwd)
-if [[ ${2:-} == --sdk ]]; then
-	cd "$root/go/backendplugin"
+if [[ ${2:-} == --module ]]; then
+	cd "$root/${3:?usage: tools/cover.sh MINIMUM --module FOLDER}"
 	export GOWORK=off
 	code=.
 else
@@ -51,4 +51,7 @@ awk -v module="$module/" -v minimum="$minimum" '
 		if (100 * sum / total < minimum) { print "coverage is too low; see go tool cover -html=coverage.out" > "/dev/stderr"; exit 1 }
 	}' "$profile"
 
-if [[ ${2:-} != --sdk ]]; then exec "$root/tools/cover.sh" "$minimum" --sdk; fi
+if [[ ${2:-} != --module ]]; then
+	"$root/tools/cover.sh" "$minimum" --module go/backendplugin
+	"$root/tools/cover.sh" "$minimum" --module go/conformance
+fi

@@ -20,6 +20,7 @@ cp -a "$copies/is" "$copies/should"
 export CACHE=$PWD/.cache # the tools are here, not in the copy
 (cd "$copies/should" && "$go" generate ./...)
 (cd "$copies/should/go/backendplugin" && GOWORK=off "$go" generate ./...)
+(cd "$copies/should/go/conformance" && GOWORK=off "$go" generate ./...)
 if ! (cd "$copies" && diff --recursive --unified --exclude=.cache is should); then
 	echo 'generated files are out of date: run "make generate"' >&2
 	exit 1

@@ -278,7 +278,7 @@ func (f *faulty) create(ctx context.Context, r *frequest) (string, *ferr) {
 			return "", fail(codes.Internal, "the key is locked")
 		}
 		select {
-		case <-time.After(60 * time.Millisecond):
+		case <-time.After(400 * time.Millisecond):
 		case <-ctx.Done():
 			f.mu.Lock()
 			f.broken[r.key] = true

@@ -98,6 +98,9 @@ func TestOutsideTheRepository(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
+	doc, err := os.ReadFile("../../docs/conformance.md")
+	require.NoError(t, err)
+	require.Contains(t, string(doc), "```go\n"+author+"```\n")
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "plugin_test.go"), []byte(author), 0o600))
 	for _, args := range [][]string{
 		{"mod", "init", "example.com/plugin"}, {"get", modules + "conformance@" + version, modules + "backendplugin@" + version}, {"mod", "tidy"},

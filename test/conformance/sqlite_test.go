@@ -3,7 +3,6 @@ package conformance_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -36,7 +35,7 @@ func TestMain(m *testing.M) {
 
 // serveExample is a process of its own, so that it can be killed.
 func serveExample(address, dir string) {
-	s := must(sqlite.New(sqlite.Options{Dir: dir, Lease: 300 * time.Millisecond, MinJobTime: 20 * time.Millisecond, Workers: 8, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}))
+	s := must(sqlite.New(sqlite.Options{Dir: dir, Lease: 300 * time.Millisecond, MinJobTime: 20 * time.Millisecond, Workers: 8, Log: slog.New(slog.DiscardHandler)}))
 	lis := must(net.Listen("tcp", address))
 	if err := sqlite.Serve(context.Background(), lis, s); err != nil {
 		panic(err)

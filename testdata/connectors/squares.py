@@ -45,9 +45,7 @@ class SquareConnector(AsyncConnectorBase):
     def __init__(self):
         super().__init__(task_type_name="conformance_square", metadata_type=SquareJob)
 
-    async def create(
-        self, task_template: TaskTemplate, inputs: Optional[LiteralMap] = None, **kwargs
-    ) -> SquareJob:
+    async def create(self, task_template: TaskTemplate, inputs: Optional[LiteralMap] = None, **kwargs) -> SquareJob:
         custom = task_template.custom or {}
         job = SquareJob(uuid.uuid4().hex)
         state = {

@@ -158,7 +158,8 @@ func (o *options) options(cmd *cobra.Command) (conformance.Options, error) {
 	if o.restart != "" {
 		out.Restart = o.restartService
 	}
-	return out, o.readTasks(cmd, &out)
+	err = o.readTasks(cmd, &out)
+	return out, err
 }
 
 // readTasks reads the files that describe jobs.

@@ -45,7 +45,8 @@ func TestMain(m *testing.M) {
 	exit.Usage(root)
 	root.AddCommand(conformance.New(), example.New())
 	if err := root.ExecuteContext(ctx); err != nil {
-		os.Exit(exit.Report(os.Stderr, err))
+		stop()
+		os.Exit(exit.Report(os.Stderr, err)) //nolint:gocritic // stop has been called
 	}
 }
 
