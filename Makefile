@@ -53,8 +53,8 @@ bin/flyte-backend bin/flyte-backend-engine bin/flytepropeller:
 	$(GO) build -o $@ ./cmd/$(@F)
 
 .PHONY: clean
-clean: ## Remove what make has built: bin, .cache and coverage profiles. Go's own caches stay.
-	rm -rf bin .cache coverage.*
+clean: ## Remove what make has built: bin, .cache, the TypeScript example and coverage profiles. Go's own caches stay.
+	rm -rf bin .cache coverage.* examples/typescript/dist examples/typescript/node_modules
 
 ##@ Check
 
@@ -64,9 +64,10 @@ test: test-tools ## Run all tests (TEST_FLAGS).
 	@GO='$(GO)' tools/test.sh $(TEST_FLAGS)
 
 .PHONY: test-tools
-test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, Chromium. Once; a minute.
+test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, the TypeScript example, Chromium. Once; a minute.
 	@tools/flytekit.sh >/dev/null
 	@tools/connector.sh >/dev/null
+	@examples/typescript/serve.sh build
 	@tools/chromium.sh >/dev/null
 
 .PHONY: race
