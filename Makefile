@@ -82,6 +82,11 @@ race: test-tools ## Run the tests of concurrent packages under the race detector
 schemathesis: ## Test the SDK's REST server by api/openapi.yaml with requests that Schemathesis makes up (SEED; a minute and a half).
 	GO='$(GO)' tools/schemathesis.sh
 
+.PHONY: faults
+faults: ## Run every case of the conformance suite against a service with each fault in turn (minutes; make test runs the cases that matter).
+	@$(FIRST)
+	$(SUITE) CONFORMANCE_ALL_CASES=1 $(GO) test -count=1 -parallel=8 -run '^TestEveryFaultIsTold$$' .
+
 .PHONY: cover
 cover: test-tools ## Statement coverage of ./go/..., of the SDK and of the conformance suite, by their own tests; fails below COVER_MIN percent.
 	@$(FIRST)

@@ -8,17 +8,17 @@ go=${GO:-go}
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$folder"' EXIT
 modules=(go/backendplugin go/conformance)
-declare -A running
+running=()
 for module in "${modules[@]}"; do
 	(cd "$module" && GOWORK=off "$go" test "$@" ./...) >"$folder/${module//\//-}" 2>&1 &
-	running[$module]=$!
+	running+=($!)
 done
 
 failed=0
 "$go" test "$@" ./... ./testdata/workflows || failed=$? # ./... leaves out what is below testdata
-for module in "${modules[@]}"; do
-	wait "${running[$module]}" || failed=$?
-	printf '\n%s:\n' "$module"
-	cat "$folder/${module//\//-}"
+for i in "${!modules[@]}"; do
+	wait "${running[i]}" || failed=$?
+	printf '\n%s:\n' "${modules[i]}"
+	cat "$folder/${modules[i]//\//-}"
 done
 exit "$failed"
