@@ -135,7 +135,7 @@ func TestPages(t *testing.T) {
 	for _, path := range []string{"/docs/", "/healthz/x", "/favicon.ico", "/"} {
 		p := fetch(t, transport, http.MethodGet, base+path, "")
 		require.Equal(t, 404, p.status, path)
-		require.Contains(t, p.text, `"error_code":"NOT_FOUND"`)
+		require.Contains(t, p.text, `"error_code":"UNIMPLEMENTED"`)
 	}
 }
 
