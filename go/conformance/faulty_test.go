@@ -276,6 +276,7 @@ func (f *faulty) create(ctx context.Context, r *frequest) (string, *ferr) {
 	if f.is("a create that is broken off blocks its key") && p.taskType == "work" {
 		f.mu.Lock()
 		blocked := f.broken[r.key]
+		f.broken[r.key] = r.key != ""
 		f.mu.Unlock()
 		if blocked {
 			return "", fail(codes.Internal, "the key is locked")
@@ -283,11 +284,11 @@ func (f *faulty) create(ctx context.Context, r *frequest) (string, *ferr) {
 		select {
 		case <-time.After(60 * time.Millisecond):
 		case <-ctx.Done():
-			f.mu.Lock()
-			f.broken[r.key] = true
-			f.mu.Unlock()
 			return "", fail(codes.Canceled, "gone")
 		}
+		f.mu.Lock()
+		delete(f.broken, r.key)
+		f.mu.Unlock()
 	}
 	return f.keyed(r, mode)
 }
