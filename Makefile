@@ -53,22 +53,21 @@ bin/flyte-backend bin/flyte-backend-engine bin/flytepropeller:
 	$(GO) build -o $@ ./cmd/$(@F)
 
 .PHONY: clean
-clean: ## Remove what make has built: bin, .cache and coverage profiles. Go's own caches stay.
-	rm -rf bin .cache coverage.*
+clean: ## Remove what make has built: bin, .cache, the TypeScript example and coverage profiles. Go's own caches stay.
+	rm -rf bin .cache coverage.* examples/typescript/dist examples/typescript/node_modules
 
 ##@ Check
 
 .PHONY: test
 test: test-tools ## Run all tests (TEST_FLAGS).
 	@$(FIRST)
-	$(GO) test $(TEST_FLAGS) ./... ./testdata/workflows # ./... leaves out what is below testdata
-	$(SDK) $(GO) test $(TEST_FLAGS) ./...
-	$(SUITE) $(GO) test $(TEST_FLAGS) ./...
+	@GO='$(GO)' tools/test.sh $(TEST_FLAGS)
 
 .PHONY: test-tools
-test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, Chromium. Once; a minute.
+test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, the TypeScript example, Chromium. Once; a minute.
 	@tools/flytekit.sh >/dev/null
 	@tools/connector.sh >/dev/null
+	@examples/typescript/serve.sh build
 	@tools/chromium.sh >/dev/null
 
 .PHONY: race
@@ -82,6 +81,11 @@ race: test-tools ## Run the tests of concurrent packages under the race detector
 .PHONY: schemathesis
 schemathesis: ## Test the SDK's REST server by api/openapi.yaml with requests that Schemathesis makes up (SEED; a minute and a half).
 	GO='$(GO)' tools/schemathesis.sh
+
+.PHONY: faults
+faults: ## Run every case of the conformance suite against a service with each fault in turn (minutes; make test runs the cases that matter).
+	@$(FIRST)
+	$(SUITE) CONFORMANCE_ALL_CASES=1 $(GO) test -count=1 -parallel=8 -run '^TestEveryFaultIsTold$$' .
 
 .PHONY: cover
 cover: test-tools ## Statement coverage of ./go/..., of the SDK and of the conformance suite, by their own tests; fails below COVER_MIN percent.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -359,4 +360,29 @@ func TestVersion(t *testing.T) {
 	out, _, code = run(t, "", "completion", "bash")
 	require.Zero(t, code)
 	require.Contains(t, out, "complete")
+}
+
+// TestServe: the example over gRPC and REST, from one process, with the same jobs; it ends on SIGTERM.
+func TestServe(t *testing.T) {
+	t.Parallel()
+	cmd := start(t, "serve", "--insecure", "--listen", "127.0.0.1:0", "--rest", "127.0.0.1:0", "--dir", t.TempDir())
+	said, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewScanner(said)
+	addresses := make([]string, 2)
+	for i := range addresses {
+		require.True(t, lines.Scan())
+		address, ok := strings.CutPrefix(lines.Text(), "listening on ")
+		require.True(t, ok, lines.Text())
+		addresses[i] = strings.TrimSuffix(address, " for REST")
+	}
+	template := filepath.Join("..", "..", "testdata", "templates", "sqlite_elements.json")
+	id, told, code := run(t, "", "run", "--endpoint", addresses[0], "--insecure", "--template", template, "--input", "limit=2", "--input", "ending=gen", "--detach")
+	require.Zero(t, code, told)
+	out, told, code := run(t, id, "get", "sqlite", "--endpoint", "http://"+addresses[1], "--insecure", "--job-id-file", "-")
+	require.Zero(t, code, told)
+	require.Contains(t, out, "phase: ")
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, cmd.Wait())
 }

@@ -133,6 +133,7 @@ func TestGetTasksAtOnce(t *testing.T) {
 				case <-full:
 				case <-ctx.Done():
 				}
+				time.Sleep(time.Millisecond) // so that one too many would come while they are here
 				return backendplugin.Running[values](id), nil
 			}))}, tt.opts...)
 			for i, one := range w.tasks(w.within(), numbered(200)...) {

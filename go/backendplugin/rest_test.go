@@ -147,10 +147,10 @@ func TestRESTRefusals(t *testing.T) {
 		status                     int
 		code, says                 string
 	}{
-		{"no such path", "GET", "/nowhere", "", nil, 404, "NOT_FOUND", "there is no path /nowhere"},
-		{"no such call", "POST", create + "/stop", "{}", nil, 404, "NOT_FOUND", "there is no path"},
-		{"too much path", "GET", create + "/a/b", "", nil, 404, "NOT_FOUND", "there is no path"},
-		{"a path that ends in a slash", "GET", create + "/", "", nil, 404, "NOT_FOUND", "there is no path"},
+		{"no such path", "GET", "/nowhere", "", nil, 404, "UNIMPLEMENTED", "there is no path /nowhere"},
+		{"no such call", "POST", create + "/stop", "{}", nil, 404, "UNIMPLEMENTED", "there is no path"},
+		{"too much path", "GET", create + "/a/b", "", nil, 404, "UNIMPLEMENTED", "there is no path"},
+		{"a path that ends in a slash", "GET", create + "/", "", nil, 404, "UNIMPLEMENTED", "there is no path"},
 		{"no plugin", "GET", "/plugins/v1/circle/v1?job_id=x", "", nil, 404, "NOT_FOUND", `"circle" in version v1`},
 		{"no version", "GET", "/plugins/v1/square/v3?job_id=x", "", nil, 404, "NOT_FOUND", "in version v3"},
 		{"what cannot be a version", "GET", "/plugins/v1/square/%20?job_id=x", "", nil, 404, "NOT_FOUND", "version"},

@@ -72,6 +72,16 @@ func (p *watchable) watched(t *testing.T, jobs int32) {
 	require.Eventually(t, func() bool { return p.watching.Load() == jobs }, limit, time.Millisecond)
 }
 
+// listens waits until Watch runs for a job: what changes before it does is for the first look.
+func (p *watchable) listens(t *testing.T, id string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.watchers[id]) > 0
+	}, limit, time.Millisecond)
+}
+
 func followed(watchID uint64, id string) *flytebackendv1.WatchedTask {
 	return &flytebackendv1.WatchedTask{WatchId: watchID, Task: taskRef("a", "", id)}
 }
@@ -240,11 +250,39 @@ func TestWatchReplaces(t *testing.T) {
 		p.watched(t, 1)
 		p.becomes(tt.left, "nobody is told")
 	}
+	p.listens(t, "c")
 	p.becomes("c", "done")
 	id, what := next(t, stream)
 	require.Equal(t, uint64(3), id)
 	require.Equal(t, "SUCCEEDED  (0s)", what)
 	p.watched(t, 0)
+}
+
+// TestWatchLetGo: a look that was under way when its job was let go says nothing, least of all by a number that is another job's.
+func TestWatchLetGo(t *testing.T) {
+	t.Parallel()
+	p := newWatchable()
+	look := p.get
+	entered := make(chan struct{})
+	p.get = func(ctx context.Context, j *backendplugin.Job[string]) (*backendplugin.Status[values], error) {
+		if j.ID == "slow" {
+			close(entered)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return look(ctx, j)
+	}
+	w := start(t, backendplugin.Plugins{backendplugin.New("a", p)})
+	stream := w.follow(map[uint64]string{1: "slow"})
+	<-entered
+	require.NoError(t, stream.Send(&flytebackendv1.WatchTasksRequest{Follow: []*flytebackendv1.WatchedTask{followed(1, "quick")}}))
+	_, what := next(t, stream)
+	require.Equal(t, "RUNNING  (0s)", what)
+	require.Eventually(t, func() bool { return strings.Contains(w.log.String(), "call=Get code=Canceled") }, limit, time.Millisecond)
+	p.listens(t, "quick")
+	p.becomes("quick", "done")
+	_, what = next(t, stream)
+	require.Equal(t, "SUCCEEDED  (0s)", what)
 }
 
 // TestWatchSaysNothingTwice: changed may be called for nothing, and as often as a plugin likes.
@@ -255,6 +293,7 @@ func TestWatchSaysNothingTwice(t *testing.T) {
 	stream := w.follow(map[uint64]string{1: "j"})
 	_, what := next(t, stream)
 	require.Equal(t, "RUNNING  (0s)", what)
+	p.listens(t, "j")
 	for range 10_000 {
 		p.becomes("j", "")
 	}

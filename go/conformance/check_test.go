@@ -169,7 +169,7 @@ func TestDeadService(t *testing.T) {
 	t.Parallel()
 	one, other := serve(t, conformance.GRPC, "dies of garbage")
 	o := options(one, other)
-	o.Restart = nil
+	o.Restart, o.RecoverTimeout = nil, time.Second
 	report, err := conformance.Check(t.Context(), o, nil)
 	require.NoError(t, err)
 	require.Equal(t, []string{"grpc/garbage"}, failed(&report), "%s", texts(&report))

@@ -282,7 +282,7 @@ func (f *faulty) create(ctx context.Context, r *frequest) (string, *ferr) {
 			return "", fail(codes.Internal, "the key is locked")
 		}
 		select {
-		case <-time.After(60 * time.Millisecond):
+		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
 			return "", fail(codes.Canceled, "gone")
 		}

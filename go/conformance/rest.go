@@ -94,7 +94,11 @@ func (d *restDriver) do(ctx context.Context, q request) reply {
 		return lost(err)
 	}
 	path, query, _ := strings.Cut(q.path, "?")
-	req.URL.Opaque, req.URL.RawQuery = "//"+req.URL.Host+strings.TrimSuffix(req.URL.Path, "/")+path, query // as it is, escapes and dots included
+	target := strings.TrimSuffix(req.URL.Path, "/") + path
+	if strings.HasPrefix(target, "//") { // net/http takes it for a host otherwise
+		target = "//" + req.URL.Host + target
+	}
+	req.URL.Opaque, req.URL.RawQuery = target, query // as it is, escapes and dots included
 	if q.body != nil && !q.noType {
 		req.Header.Set("Content-Type", "application/json")
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"regexp"
 	"runtime/debug"
 	"slices"
@@ -130,7 +131,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	methods, req, err := find(r)
 	if err != nil {
-		WriteError(w, status.Convert(err))
+		st := status.Convert(err)
+		code := Status(st.Code())
+		if st.Code() == codes.Unimplemented {
+			code = http.StatusNotFound
+		}
+		writeError(w, code, st)
 		return
 	}
 	method := r.Method
@@ -221,8 +227,9 @@ func find(r *http.Request) (map[string]route, *request, error) {
 	return methods, req, nil
 }
 
+// noSuchPath is about the address that a caller has, not about a plugin or a job: NOT_FOUND would tell it that its job is gone.
 func noSuchPath(r *http.Request) error {
-	return status.Errorf(codes.NotFound, "there is no path %.200s; the plugins are below %s", r.URL.Path, Root)
+	return status.Errorf(codes.Unimplemented, "there is no path %.200s; the plugins are below %s", r.URL.Path, Root)
 }
 
 // readBody reads the JSON object that is the body. It gives the answer when it cannot.
@@ -244,8 +251,10 @@ func (h *handler) readBody(w http.ResponseWriter, r *http.Request, req *request)
 	case r.ContentLength > h.maxBody || errors.As(err, &large):
 		return status.Newf(codes.ResourceExhausted, "the request is larger than %d bytes, the limit of this service (in the Go SDK, WithMaxMessageSize)",
 			h.maxBody), http.StatusRequestEntityTooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded): // the caller's line is slow; its request may be right
+		return status.New(codes.DeadlineExceeded, "the body was too slow to arrive"), http.StatusGatewayTimeout
 	case err != nil:
-		return status.New(codes.InvalidArgument, "the body broke off, or was too slow to arrive"), http.StatusBadRequest
+		return status.New(codes.InvalidArgument, "the body broke off"), http.StatusBadRequest
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	if req.body, err = object(raw, "the body"); err != nil {

@@ -74,8 +74,8 @@ func TestSlowBodies(t *testing.T) {
 	const patience = 50 * time.Millisecond
 	w := serve(t, rest.Services{Async: s}, rest.Options{BodyTimeout: patience})
 	for _, tt := range []struct{ reason, head, status string }{
-		{"a body that is wanted", "PUT /plugins/v1/t/v1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", "400"},
-		{"one in chunks", "PUT /plugins/v1/t/v1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", "400"},
+		{"a body that is wanted", "PUT /plugins/v1/t/v1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", "504"},
+		{"one in chunks", "PUT /plugins/v1/t/v1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", "504"},
 		{"a body that nobody wants", "GET /plugins/v1/t/v1?job_id=j HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n", "200"},
 		{"a body for nobody", "PUT /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n", "404"},
 	} {
@@ -91,7 +91,7 @@ func TestSlowBodies(t *testing.T) {
 	two := &http.Transport{Protocols: &http.Protocols{}}
 	two.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(two.CloseIdleConnections)
-	for method, want := range map[string]int{http.MethodPut: 400, http.MethodPatch: 405} {
+	for method, want := range map[string]int{http.MethodPut: 504, http.MethodPatch: 405} {
 		body, never := io.Pipe()
 		t.Cleanup(func() { _ = never.Close() })
 		req, err := http.NewRequestWithContext(within(t), method, "http://"+w.address+"/plugins/v1/t/v1", body)

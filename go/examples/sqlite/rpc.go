@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"path/filepath"
 
 	"google.golang.org/grpc"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/rest"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
@@ -32,6 +34,11 @@ const (
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	service.RegisterAsyncAgentServiceServer(r, &agentServer{s: s})
 	service.RegisterAgentMetadataServiceServer(r, metadataServer{})
+}
+
+// Handler is the service over REST. It takes calls for as long as the service is open.
+func (s *Service) Handler() http.Handler {
+	return rest.NewHandler(rest.Services{Async: &agentServer{s: s}, Metadata: metadataServer{}}, rest.Options{Log: s.opts.Log})
 }
 
 // agentServer translates between gRPC and the jobs. GetTaskMetrics and GetTaskLogs are Unimplemented, as embedded.

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs the tests of all modules with the flags that it is given. The small modules' tests wait more than they compute, so they run
+# beside the main module's; what they print comes after it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+go=${GO:-go}
+
+folder=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$folder"' EXIT
+modules=(go/backendplugin go/conformance)
+running=()
+for module in "${modules[@]}"; do
+	(cd "$module" && GOWORK=off "$go" test "$@" ./...) >"$folder/${module//\//-}" 2>&1 &
+	running+=($!)
+done
+
+failed=0
+"$go" test "$@" ./... ./testdata/workflows || failed=$? # ./... leaves out what is below testdata
+for i in "${!modules[@]}"; do
+	wait "${running[i]}" || failed=$?
+	printf '\n%s:\n' "${modules[i]}"
+	cat "$folder/${modules[i]//\//-}"
+done
+exit "$failed"
