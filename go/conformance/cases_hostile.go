@@ -147,11 +147,13 @@ var breakCases = []Case{
 	{ID: "broken/create-hung-up", Level: Must, Contract: secBroken, Protocols: both, scope: any1,
 		Purpose: "A create whose caller hangs up, at any moment, can be made again with its key.",
 		run: func(p *probe) {
+			begin := time.Now()
 			p.start(p.newCall())
-			for _, after := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 25 * time.Millisecond, 100 * time.Millisecond} {
+			for _, after := range moments(time.Since(begin)) {
 				c := p.newCall()
-				ctx, cancel := context.WithTimeout(p.ctx, after)
 				d := p.fresh()
+				p.listBy(p.ctx, d) // so that the connection stands, and it is the create that is broken off
+				ctx, cancel := context.WithTimeout(p.ctx, after)
 				first := d.create(ctx, c)
 				cancel()
 				d.close()
@@ -170,8 +172,9 @@ var breakCases = []Case{
 			if !f.last.ok() {
 				p.skip("no job could be polled: %s", f.last.got())
 			}
+			usual := p.get(f.job).took
 			atOnce(p.o.Concurrency, func(i int) reply {
-				ctx, cancel := context.WithTimeout(p.ctx, time.Duration(i)*500*time.Microsecond)
+				ctx, cancel := context.WithTimeout(p.ctx, time.Duration(i+1)*usual/time.Duration(p.o.Concurrency))
 				defer cancel()
 				return p.d.get(ctx, f.job)
 			})
@@ -237,6 +240,11 @@ var breakCases = []Case{
 			r := p.listing()
 			p.say(r.took < 3*time.Second, r.sent, fmt.Sprintf("an answer after %s", r.took.Round(time.Millisecond)), "an answer within three seconds")
 		}},
+}
+
+// moments are times after which a caller hangs up on a call that usually takes as long: at once, and while it is under way.
+func moments(usual time.Duration) []time.Duration {
+	return []time.Duration{0, usual / 8, usual / 4, usual / 2, usual * 3 / 4}
 }
 
 // mayBeLeft says that a job may be there that nobody can name.

@@ -770,8 +770,8 @@ var executeCases = []Case{
 		Purpose: "A synchronous call whose caller hangs up harms no other.",
 		run: func(p *probe) {
 			c := p.newCall()
-			p.executeOK(c)
-			for _, after := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond} {
+			usual := p.executeOK(c).took
+			for _, after := range moments(usual) {
 				ctx, cancel := context.WithTimeout(p.ctx, after)
 				p.d.execute(ctx, c)
 				cancel()

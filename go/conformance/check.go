@@ -306,7 +306,11 @@ func (r *runner) cleanUp(ctx context.Context) {
 	r.redial()
 	for _, name := range r.order {
 		m := r.jobs[name]
-		if m.gone {
+		switch {
+		case m.gone:
+			continue
+		case r.dead != "":
+			r.report.Left = append(r.report.Left, Left{m.plugin.String(), m.show(), r.dead})
 			continue
 		}
 		var last reply

@@ -149,7 +149,7 @@ var faults = []struct{ fault, fails string }{
 	{"polls collide", "load/polls"},
 	{"deletions collide", "load/deletes delete/in-mid-job-twice"},
 	{"at most 24 connections", "load/connections broken/idle-connections rest: load/creates load/polls load/deletes"},
-	{"a create that is broken off blocks its key", "broken/create-hung-up"},
+	{"a create that is broken off blocks its key", "broken/create-hung-up create/same-key-at-once"},
 	{"polls that are broken off poison the service", "broken/poll-hung-up"},
 	{"dies of a cut connection", "broken/connection-cut"},
 	{"slow polls", "time/poll-is-quick"},

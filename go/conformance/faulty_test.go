@@ -276,18 +276,19 @@ func (f *faulty) create(ctx context.Context, r *frequest) (string, *ferr) {
 	if f.is("a create that is broken off blocks its key") && p.taskType == "work" {
 		f.mu.Lock()
 		blocked := f.broken[r.key]
+		f.broken[r.key] = r.key != ""
 		f.mu.Unlock()
 		if blocked {
 			return "", fail(codes.Internal, "the key is locked")
 		}
 		select {
-		case <-time.After(400 * time.Millisecond):
+		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			f.mu.Lock()
-			f.broken[r.key] = true
-			f.mu.Unlock()
 			return "", fail(codes.Canceled, "gone")
 		}
+		f.mu.Lock()
+		delete(f.broken, r.key)
+		f.mu.Unlock()
 	}
 	return f.keyed(r, mode)
 }
