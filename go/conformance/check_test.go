@@ -2,6 +2,8 @@ package conformance_test
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"slices"
@@ -256,4 +258,22 @@ func TestContractHasEveryParagraph(t *testing.T) {
 		ids[c.ID] = true
 	}
 	require.Greater(t, len(ids), 120)
+}
+
+// TestRequestsAreOrdinary: paths go out as browsers and other clients send them, not as to a proxy.
+func TestRequestsAreOrdinary(t *testing.T) {
+	t.Parallel()
+	seen := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case seen <- r.RequestURI:
+		default:
+		}
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	defer server.Close()
+	_, _ = conformance.Check(t.Context(), conformance.Options{
+		Endpoint: server.URL + "/below", Protocol: conformance.REST, Insecure: true, RecoverTimeout: time.Second,
+	}, nil)
+	require.Equal(t, "/below/plugins/v1", <-seen)
 }
