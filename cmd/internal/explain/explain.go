@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +19,8 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	pluginmachinery "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/agent"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/connector"
 	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
 	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
 	"github.com/flyteorg/flyte/flytestdlib/config/viper"
@@ -41,7 +42,7 @@ type deployment struct {
 	Protocol string   `json:"protocol"`
 	TLS      bool     `json:"tls"`
 	Answers  bool     `json:"answers"`
-	Millis   int64    `json:"milliseconds"`
+	Millis   float64  `json:"milliseconds"`
 	Serves   []string `json:"serves"`
 	Error    string   `json:"error,omitempty"`
 	Advice   string   `json:"advice,omitempty"`
@@ -75,7 +76,7 @@ func New() *cobra.Command {
 		Short: "Say what would handle each task type and why, from propeller's configuration and the live services",
 		Long: "Reads propeller's configuration, asks its services what they serve, and says what would handle each task type: a service,\n" +
 			"or a built-in plugin. It works before the toggle is turned on, and changes nothing.\n\n" +
-			"Without TASK_TYPE it tells of all types that routes, services and built-in plugins name.\n\n" +
+			"Without TASK_TYPE it tells of all types that routes, services and enabled built-in plugins name.\n\n" +
 			"Exit codes: 0 every deployment answered and nothing is in conflict, 1 something needs to be looked at, 2 bad input.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd.Context(), args, cmd.OutOrStdout())
@@ -94,6 +95,7 @@ func (o *options) run(ctx context.Context, taskTypes []string, w io.Writer) erro
 	if o.output != "text" && o.output != "json" {
 		return exit.BadInputf("--output takes text or json, got %q", o.output)
 	}
+	backend.OnlyLook()
 	cfg, err := load(ctx, o.files)
 	if err != nil {
 		return err
@@ -102,7 +104,7 @@ func (o *options) run(ctx context.Context, taskTypes []string, w io.Writer) erro
 	if err != nil {
 		return exit.BadInputf("the configuration of plugins.backend is wrong:\n%w", err)
 	}
-	r := report{Enabled: cfg.Enabled, Deployments: []deployment{}, TaskTypes: []verdict{}, Conflicts: []string{}, Notes: notes(cfg)}
+	r := report{Enabled: cfg.Enabled, Deployments: []deployment{}, TaskTypes: []verdict{}, Conflicts: []string{}, Notes: notes(cfg, e)}
 	for _, d := range e.Deployments {
 		r.Deployments = append(r.Deployments, deploymentOf(d))
 	}
@@ -179,7 +181,7 @@ func verdictOf(v backend.Verdict, project, domain string, version *int32) verdic
 func deploymentOf(d backend.DeploymentReport) deployment {
 	out := deployment{
 		Name: d.Name, Endpoint: d.Config.Endpoint, Protocol: d.Config.Protocol, TLS: !d.Config.Insecure, Answers: d.Err == nil,
-		Millis: d.Took.Milliseconds(), Serves: []string{},
+		Millis: float64(d.Took.Microseconds()) / 1000, Serves: []string{},
 	}
 	if out.Protocol == "" {
 		out.Protocol = config.ProtocolGRPC
@@ -194,7 +196,7 @@ func deploymentOf(d backend.DeploymentReport) deployment {
 }
 
 // notes are about the configuration as a whole.
-func notes(cfg *config.Config) []string {
+func notes(cfg *config.Config, e *backend.Explanation) []string {
 	out := []string{}
 	if !cfg.Enabled {
 		out = append(out, "the toggle plugins.backend.enable_backend_flytekit_plugin_system is off: this is what would happen if it were on")
@@ -202,7 +204,10 @@ func notes(cfg *config.Config) []string {
 	if !cfg.AcceptNewTasks {
 		out = append(out, "acceptNewTasks is false: no new task goes to a service")
 	}
-	known := map[string]bool{strings.ToLower(backend.ID): true}
+	if e.ConnectorsSilent {
+		out = append(out, "the services of Flyte's connector plugin do not answer, so that its task types are missing here; propeller's start waits for them")
+	}
+	known := map[string]bool{backend.ID: true, connector.ID: true, agent.ID: true} // propeller registers the last two by itself
 	for _, p := range pluginmachinery.PluginRegistry().GetCorePlugins() {
 		known[strings.ToLower(p.ID)] = true
 	}
@@ -233,7 +238,7 @@ func (r report) write(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(t, "DEPLOYMENT\tENDPOINT\tPROTOCOL\tANSWERS\tSERVES")
 	for _, d := range r.Deployments {
-		answers, serves := (time.Duration(d.Millis) * time.Millisecond).String(), strings.Join(d.Serves, ", ")
+		answers, serves := fmt.Sprintf("in %.1f ms", d.Millis), strings.Join(d.Serves, ", ")
 		if !d.Answers {
 			answers, serves = "no", ""
 		} else if serves == "" {
