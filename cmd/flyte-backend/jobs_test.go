@@ -6,13 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -132,7 +130,7 @@ func testRun(t *testing.T, b *backendtest.Backend, flags []string) {
 	out, said, code := run(t, "x: 1\n", append([]string{"run", "--template", file, "--inputs", "-", "--input", "x=37"}, flags...)...)
 	require.Zero(t, code, said)
 	require.Equal(t, "o0: 42\n", out)
-	require.Contains(t, said, "task type job, plugin version v1\n")
+	require.Regexp(t, `task type job, plugin version v1, idempotency key [0-9a-f]{64}\n`, said)
 	require.Contains(t, said, "RUNNING")
 	require.Contains(t, said, "SUCCEEDED")
 	jobs := b.Jobs()
@@ -192,30 +190,6 @@ func testRunOutlivesOutages(t *testing.T, b *backendtest.Backend, flags []string
 	require.Contains(t, said, "create: starting; once more in 250ms")
 	require.Contains(t, said, "get: starting; once more in 250ms")
 	require.Len(t, b.Jobs(), 1)
-}
-
-// TestRunAborts: Ctrl-C deletes the job.
-func TestRunAborts(t *testing.T) {
-	t.Parallel()
-	b, flags := serving(t)
-	cmd := start(t, append([]string{"run", "--template", templateFile(t, "job", map[string]any{"seconds": 3600}), "--input", "x=1"}, flags...)...)
-	said, err := cmd.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	var text bytes.Buffer
-	one := make([]byte, 256)
-	for !strings.Contains(text.String(), "RUNNING") {
-		n, err := said.Read(one)
-		text.Write(one[:n])
-		require.NoError(t, err, text.String())
-	}
-	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
-	rest, err := io.ReadAll(said)
-	require.NoError(t, err)
-	_ = cmd.Wait()
-	require.Equal(t, 3, cmd.ProcessState.ExitCode(), "%s%s", text.String(), rest)
-	require.Contains(t, string(rest), "flyte-backend: aborted: the job is deleted\n")
-	require.Equal(t, 1, b.Jobs()[0].Deletes)
 }
 
 // TestJobs: a job that is let go is found again by its id.
@@ -340,7 +314,7 @@ func TestBadInput(t *testing.T) {
 			require.Equal(t, tt.code, code, said)
 			require.Empty(t, out)
 			require.Contains(t, said, tt.says)
-			said = regexp.MustCompile(`(?m)^\S+ task type job, plugin version v1\n`).ReplaceAllString(said, "")
+			said = regexp.MustCompile(`(?m)^\S+ task type job, plugin version v1, idempotency key \S+\n`).ReplaceAllString(said, "")
 			require.True(t, strings.HasPrefix(said, "flyte-backend: "), said)
 			require.LessOrEqual(t, strings.Count(said, "\n"), 2, said)
 		})
