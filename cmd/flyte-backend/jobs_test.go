@@ -72,13 +72,19 @@ func servingBy(t *testing.T, rest bool, plugins ...backendtest.Plugin) (b *backe
 // templateFile is a task that adds up x and what its custom says.
 func templateFile(t *testing.T, taskType string, custom map[string]any) string {
 	t.Helper()
+	return templateOf(t, taskType, custom, core.SimpleType_INTEGER)
+}
+
+// templateOf has an x of another type.
+func templateOf(t *testing.T, taskType string, custom map[string]any, x core.SimpleType) string {
+	t.Helper()
 	integer := &core.LiteralType{Type: &core.LiteralType_Simple{Simple: core.SimpleType_INTEGER}}
 	c, err := structpb.NewStruct(custom)
 	require.NoError(t, err)
 	raw, err := protojson.Marshal(&core.TaskTemplate{
 		Id: &core.Identifier{Project: "p", Domain: "d", Name: "sums.add", Version: "1"}, Type: taskType, Custom: c,
 		Interface: &core.TypedInterface{
-			Inputs:  &core.VariableMap{Variables: map[string]*core.Variable{"x": {Type: integer}}},
+			Inputs:  &core.VariableMap{Variables: map[string]*core.Variable{"x": {Type: &core.LiteralType{Type: &core.LiteralType_Simple{Simple: x}}}}},
 			Outputs: &core.VariableMap{Variables: map[string]*core.Variable{"o0": {Type: integer}}},
 		},
 	})
@@ -262,6 +268,7 @@ func TestBadInput(t *testing.T) {
 	web.REST = true
 	require.NoError(t, web.Start())
 	t.Cleanup(web.Kill)
+	words := templateOf(t, "job", nil, core.SimpleType_STRING)
 	for _, tt := range []struct {
 		reason string
 		args   []string
@@ -273,8 +280,8 @@ func TestBadInput(t *testing.T) {
 		{"TLS to plain text", []string{"list", "--endpoint", b.Endpoint()}, 2, "give --insecure"},
 		{"plain text to TLS", []string{"list", "--endpoint", secure.Endpoint(), "--insecure"}, 2, "leave out --insecure"},
 		{"an authority that is not trusted", []string{"list", "--endpoint", secure.Endpoint()}, 2, "give --ca-file, with the CA that signed"},
-		{"gRPC to REST", []string{"list", "--endpoint", strings.TrimPrefix(web.Endpoint(), "http://"), "--insecure"}, 2, "REST"},
-		{"REST to gRPC", []string{"list", "--endpoint", "http://" + b.Endpoint(), "--insecure"}, 2, "gRPC"},
+		{"gRPC to REST", []string{"list", "--endpoint", strings.TrimPrefix(web.Endpoint(), "http://"), "--insecure"}, 2, "it is not a gRPC endpoint: give its URL\n"},
+		{"REST to gRPC", []string{"list", "--endpoint", "http://" + b.Endpoint(), "--insecure"}, 2, "if it is a gRPC service, give its host:port\n"},
 		{"a URL of plain text", []string{"list", "--endpoint", web.Endpoint()}, 2, "is plain text; write https://, or give --insecure"},
 		{"no port", []string{"list", "--endpoint", "localhost"}, 2, "--endpoint: "},
 		{"two ways", []string{"list", "--endpoint", "a:1", "--config", "x"}, 2, "exclude each other"},
@@ -301,6 +308,13 @@ func TestBadInput(t *testing.T) {
 		{"a mode that the plugin has not", append([]string{"run", "--template", file, "--input", "x=1", "--mode", "sync"}, flags...), 2, "in mode sync"},
 		{"a key that is none", append([]string{"run", "--template", file, "--input", "x=1", "--idempotency-key", "a b"}, flags...), 2, "--idempotency-key takes 1 to 64"},
 		{"a template that the service refuses", append([]string{"run", "--template", templateFile(t, "job", map[string]any{"secs": 1}), "--input", "x=1"}, flags...), 2, "the service answered InvalidArgument"},
+		{"inputs that are too large", append([]string{"run", "--template", words, "--inputs", write("large.yaml", "x: "+strings.Repeat("a", 17<<20))}, flags...), 2, "larger than max"},
+		{"inputs that are too large for the service", append([]string{"run", "--template", words, "--inputs", write("larger.yaml", "x: "+strings.Repeat("a", 5<<20))}, flags...), 2, "the service answered ResourceExhausted"},
+		{"inputs in a folder", append([]string{"run", "--template", file, "--inputs", dir}, flags...), 2, "cannot read the inputs"},
+		{"inputs that are a list", append([]string{"run", "--template", file, "--inputs", write("list.yaml", "[1]")}, flags...), 2, "takes a mapping of inputs' names to values"},
+		{"a template that is no UTF-8", append([]string{"run", "--template", write("latin.json", "{\"type\": \"\xe4\"}")}, flags...), 2, "is no TaskTemplate in JSON"},
+		{"a job id file that is empty", append([]string{"get", "job", "--job-id-file", write("empty-id", "")}, flags...), 2, "holds no job id"},
+		{"a time limit that is none", append([]string{"list", "--timeout", "-3s"}, flags...), 2, "--timeout: -3s: must be from 100ms to 1h"},
 		{"no task type to get", append([]string{"get", "--job-id", "x"}, flags...), 2, "takes TASK_TYPE"},
 		{"no job id", append([]string{"get", "job"}, flags...), 2, "takes one of --job-id and --job-id-file"},
 		{"a job id that is none", append([]string{"get", "job", "--job-id", "base64:!"}, flags...), 2, "base64"},

@@ -139,6 +139,8 @@ var keys = strings.NewReplacer(
 	"plugins.backend.deployments."+nameOfFlags+".maxMessageSizeBytes", "maxMessageSizeBytes in propeller's configuration",
 	"because certFile is", "because --cert-file is",
 	"goes with keyFile", "goes with --key-file",
+	"set protocol: grpc", "give its host:port",
+	"set protocol: rest", "give its URL",
 	"set tls.certFile and tls.keyFile", "give --cert-file and --key-file",
 	"the client certificate in tls.certFile", "the client certificate in --cert-file",
 	"set tls.caFile to", "give --ca-file, with",
