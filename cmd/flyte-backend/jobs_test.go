@@ -57,16 +57,16 @@ func start(t *testing.T, args ...string) *exec.Cmd {
 // serving runs a service, over gRPC, of jobs that do what their task's custom says.
 func serving(t *testing.T, plugins ...backendtest.Plugin) (b *backendtest.Backend, flags []string) {
 	t.Helper()
-	return servingBy(t, false, plugins...)
+	b = backendtest.NewJobs(plugins...)
+	return b, serve(t, b)
 }
 
-func servingBy(t *testing.T, rest bool, plugins ...backendtest.Plugin) (b *backendtest.Backend, flags []string) {
+// serve gives the flags that name the service.
+func serve(t *testing.T, b *backendtest.Backend) []string {
 	t.Helper()
-	b = backendtest.NewJobs(plugins...)
-	b.REST = rest
 	require.NoError(t, b.Start())
 	t.Cleanup(b.Kill)
-	return b, []string{"--endpoint", b.Endpoint(), "--insecure"}
+	return []string{"--endpoint", b.Endpoint(), "--insecure"}
 }
 
 // templateFile is a task that adds up x and what its custom says.
@@ -118,8 +118,9 @@ func overBoth(t *testing.T, test func(t *testing.T, b *backendtest.Backend, flag
 	for name, rest := range map[string]bool{"grpc": false, "rest": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b, flags := servingBy(t, rest)
-			test(t, b, flags)
+			b := backendtest.NewJobs()
+			b.REST = rest
+			test(t, b, serve(t, b))
 		})
 	}
 }
@@ -198,30 +199,36 @@ func testRunOutlivesOutages(t *testing.T, b *backendtest.Backend, flags []string
 	require.Len(t, b.Jobs(), 1)
 }
 
-// TestJobs: a job that is let go is found again by its id.
+// TestJobs: a job that is let go is found again by its id, whatever bytes that is.
 func TestJobs(t *testing.T) {
 	t.Parallel()
-	overBoth(t, testJobs)
+	for _, prefix := range []string{"plain ", "\xff\xfe", "base64:"} {
+		for _, rest := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%q over REST %t", prefix, rest), func(t *testing.T) {
+				t.Parallel()
+				b := backendtest.NewJobs()
+				b.JobPrefix, b.REST = prefix, rest
+				testJob(t, b, serve(t, b))
+			})
+		}
+	}
 }
 
-func testJobs(t *testing.T, b *backendtest.Backend, flags []string) {
+func testJob(t *testing.T, b *backendtest.Backend, flags []string) {
 	t.Helper()
 	file := templateFile(t, "job", map[string]any{"seconds": 3600})
-	for _, prefix := range []string{"plain ", "\xff\xfe", "base64:"} {
-		b.JobPrefix = prefix
-		id, _, code := run(t, "", append([]string{"run", "--template", file, "--input", "x=1", "--detach"}, flags...)...)
-		require.Zero(t, code)
-		out, said, code := run(t, id, append([]string{"get", "job", "--job-id-file", "-", "-o", "json"}, flags...)...)
+	id, said, code := run(t, "", append([]string{"run", "--template", file, "--input", "x=1", "--detach"}, flags...)...)
+	require.Zero(t, code, said)
+	out, said, code := run(t, id, append([]string{"get", "job", "--job-id-file", "-", "-o", "json"}, flags...)...)
+	require.Zero(t, code, said)
+	require.Contains(t, out, `"phase": "RUNNING"`)
+	out, said, code = run(t, "", append([]string{"get", "job", "--job-id", strings.TrimSuffix(id, "\n"), "--plugin-version", "v1"}, flags...)...)
+	require.Zero(t, code, said)
+	require.Contains(t, out, "phase: RUNNING\n")
+	for range 2 {
+		_, said, code = run(t, id, append([]string{"delete", "job", "--job-id-file", "-"}, flags...)...)
 		require.Zero(t, code, said)
-		require.Contains(t, out, `"phase": "RUNNING"`)
-		out, _, code = run(t, "", append([]string{"get", "job", "--job-id", strings.TrimSuffix(id, "\n"), "--plugin-version", "v1"}, flags...)...)
-		require.Zero(t, code)
-		require.Contains(t, out, "phase: RUNNING\n")
-		for range 2 {
-			_, said, code = run(t, id, append([]string{"delete", "job", "--job-id-file", "-"}, flags...)...)
-			require.Zero(t, code, said)
-			require.Equal(t, "deleted\n", said)
-		}
+		require.Equal(t, "deleted\n", said)
 	}
 	for _, j := range b.Jobs() {
 		require.Equal(t, 2, j.Deletes)
