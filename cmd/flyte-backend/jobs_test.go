@@ -275,6 +275,8 @@ func TestBadInput(t *testing.T) {
 	web.REST = true
 	require.NoError(t, web.Start())
 	t.Cleanup(web.Kill)
+	shy, _ := serving(t)
+	shy.Fail(backendtest.List, 1000, status.Error(codes.Unauthenticated, "who are you?"))
 	words := templateOf(t, "job", nil, core.SimpleType_STRING)
 	for _, tt := range []struct {
 		reason string
@@ -290,6 +292,7 @@ func TestBadInput(t *testing.T) {
 		{"gRPC to REST", []string{"list", "--endpoint", strings.TrimPrefix(web.Endpoint(), "http://"), "--insecure"}, 2, "it is not a gRPC endpoint: give its URL\n"},
 		{"REST to gRPC", []string{"list", "--endpoint", "http://" + b.Endpoint(), "--insecure"}, 2, "if it is a gRPC service, give its host:port\n"},
 		{"a URL of plain text", []string{"list", "--endpoint", web.Endpoint()}, 2, "is plain text; write https://, or give --insecure"},
+		{"a service that wants credentials", []string{"list", "--endpoint", shy.Endpoint(), "--insecure"}, 4, "by a client certificate, give --cert-file and --key-file"},
 		{"no port", []string{"list", "--endpoint", "localhost"}, 2, "--endpoint: "},
 		{"two ways", []string{"list", "--endpoint", "a:1", "--config", "x"}, 2, "exclude each other"},
 		{"a file that is not there", []string{"list", "--endpoint", "a:1", "--ca-file", "nope"}, 2, `--ca-file: "nope"`},

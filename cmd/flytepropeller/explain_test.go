@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 )
@@ -72,11 +74,15 @@ plugins:
       - {taskType: sums, deployment: two}
     taskTypes: [mine]
 `
+	shy := start(false)
+	shy.Fail(backendtest.List, 1000, status.Error(codes.Unauthenticated, "who are you?"))
 	connector := start(false, backendtest.Plugin{TaskType: "airflow"}, backendtest.Plugin{TaskType: "query"})
-	file := configuration(t, format, connector.Endpoint(), false, one.Endpoint(), two.Endpoint(), `gone: {endpoint: "127.0.0.1:1", insecure: true}`)
+	file := configuration(t, format, connector.Endpoint(), false, one.Endpoint(), two.Endpoint(), `gone: {endpoint: "127.0.0.1:1", insecure: true}
+      shy: {endpoint: "`+shy.Endpoint()+`", insecure: true}
+      tls: {endpoint: "`+one.Endpoint()+`"}`)
 	out, said, code := p.explain(t, "--config", file)
 	require.Equal(t, 1, code, said)
-	require.Equal(t, "flyte-backend: 1 of 3 deployments do not answer: gone\n", said)
+	require.Equal(t, "flyte-backend: 3 of 5 deployments do not answer: gone, shy, tls\n", said)
 	for _, line := range []string{
 		`note: the toggle plugins\.backend\.enable_backend_flytekit_plugin_system is off`,
 		`note: tasks\.task-plugins\.enabled-plugins names spark, which is not compiled into this program`,
@@ -86,6 +92,10 @@ plugins:
 		`two +http://\S+ +rest +in \S+ ms +query \(v1, any version, async\), sums \(v1, any version, sync\)`,
 		`gone does not answer: Unavailable: .*`,
 		`hint: nothing listens at this address`,
+		`shy does not answer: Unauthenticated: who are you\?`,
+		`hint: the service wants to know its caller: `,
+		`tls does not answer: Unavailable: .*`,
+		`hint: .*set insecure: true`,
 		`airflow +built-in connector-service +not claimed: it is this plugin's, and no route, no taskTypes and no service names it`,
 		`bigquery_query_job_task +built-in bigquery +no backend plugin service has registered this task type$`,
 		`bigquery_query_job_task \(domain production\) +deployment two, v1, async +routed to two, which lists no such plugin \(type bigquery_query_job_task, v1\): .*`,
@@ -125,6 +135,29 @@ plugins:
 	took := regexp.MustCompile(`(in \S+ ms)? +`) // and the width of the columns
 	_, off, _ = strings.Cut(off, "\n")           // the note that the toggle is off
 	require.Equal(t, took.ReplaceAllString(off, " "), took.ReplaceAllString(on, " "), "the toggle is the only difference")
+}
+
+// explainsHangingConnectors: Flyte's connector plugin may wait for ever, this command does not.
+func (p propeller) explainsHangingConnectors(t *testing.T) {
+	t.Parallel()
+	ours := backendtest.New()
+	require.NoError(t, ours.Start())
+	t.Cleanup(ours.Kill)
+	b := backendtest.New(backendtest.Plugin{TaskType: "airflow"})
+	release := b.Hold(backendtest.List)
+	require.NoError(t, b.Start())
+	t.Cleanup(b.Kill)
+	t.Cleanup(release)
+	out, said, code := p.explain(t, "--config", configuration(t, `
+tasks: {task-plugins: {enabled-plugins: [container, connector-service]}}
+plugins:
+  connector-service: {connectors: {one: {endpoint: %q, insecure: true}}}
+  backend: {deployments: {ours: {endpoint: %q, insecure: true}}}
+`, b.Endpoint(), ours.Endpoint()))
+	require.Equal(t, 1, code, said)
+	require.Equal(t, "flyte-backend: the services of Flyte's connector plugin do not answer\n", said)
+	require.Contains(t, out, "note: the services of Flyte's connector plugin do not answer")
+	require.NotContains(t, out, "airflow")
 }
 
 func (p propeller) explainsBadInput(t *testing.T) {

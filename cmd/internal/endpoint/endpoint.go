@@ -176,7 +176,15 @@ func Explain(name string, err error) error {
 	if e.Class == client.UserError || !e.FromService || e.Code == codes.Unimplemented || e.Code == codes.NotFound {
 		code = exit.BadInput
 	}
-	return &exit.Error{Code: code, Err: fmt.Errorf("%s at %s failed: %s", e.Op, e.Endpoint, say(said)), Hint: say(e.Advice)}
+	return &exit.Error{Code: code, Err: fmt.Errorf("%s at %s failed: %s", e.Op, e.Endpoint, say(said)), Hint: say(Advice(e))}
+}
+
+// Advice is what would help against a failed call, in the configuration's words; empty when nothing is known.
+func Advice(e *client.Error) string {
+	if e.Advice == "" && e.Code == codes.Unauthenticated {
+		return "the service wants to know its caller: by a client certificate, set tls.certFile and tls.keyFile; this version sends no tokens"
+	}
+	return e.Advice
 }
 
 // Service is a connection to the service that flags name.

@@ -5,6 +5,7 @@ package explain
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/endpoint"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
@@ -34,6 +36,8 @@ type report struct {
 	TaskTypes   []verdict    `json:"taskTypes"`
 	Conflicts   []string     `json:"conflicts"`
 	Notes       []string     `json:"notes"`
+	// connectorsSilent: propeller's start would hang.
+	connectorsSilent bool
 }
 
 type deployment struct {
@@ -104,7 +108,7 @@ func (o *options) run(ctx context.Context, taskTypes []string, w io.Writer) erro
 	if err != nil {
 		return exit.BadInputf("the configuration of plugins.backend is wrong:\n%w", err)
 	}
-	r := report{Enabled: cfg.Enabled, Deployments: []deployment{}, TaskTypes: []verdict{}, Conflicts: []string{}, Notes: notes(cfg, e)}
+	r := report{Enabled: cfg.Enabled, Deployments: []deployment{}, TaskTypes: []verdict{}, Conflicts: []string{}, Notes: notes(cfg, e), connectorsSilent: e.ConnectorsSilent}
 	for _, d := range e.Deployments {
 		r.Deployments = append(r.Deployments, deploymentOf(d))
 	}
@@ -190,7 +194,7 @@ func deploymentOf(d backend.DeploymentReport) deployment {
 		out.Serves = append(out.Serves, r.String())
 	}
 	if d.Err != nil {
-		out.Error, out.Advice = fmt.Sprintf("%s: %s", d.Err.Code, d.Err.Message), d.Err.Advice
+		out.Error, out.Advice = fmt.Sprintf("%s: %s", d.Err.Code, d.Err.Message), endpoint.Advice(d.Err)
 	}
 	return out
 }
@@ -318,6 +322,8 @@ func (r report) problem() error {
 	switch {
 	case len(silent) > 0:
 		return &exit.Error{Code: exit.Failed, Err: fmt.Errorf("%d of %d deployments do not answer: %s", len(silent), len(r.Deployments), strings.Join(silent, ", "))}
+	case r.connectorsSilent:
+		return &exit.Error{Code: exit.Failed, Err: errors.New("the services of Flyte's connector plugin do not answer")}
 	case len(r.Conflicts) > 0:
 		return &exit.Error{Code: exit.Failed, Err: fmt.Errorf("%d conflicts, which only the deployments' names decide; routes decide them for good", len(r.Conflicts))}
 	}

@@ -55,7 +55,7 @@ type Verdict struct {
 }
 
 // connectorsWait bounds how long Explain waits for the connector and agent plugins' services. Propeller itself waits without a limit.
-const connectorsWait = 15 * time.Second
+const connectorsWait = 5 * time.Second
 
 // connectors are registered once in a process, as propeller does.
 var connectors sync.Once
