@@ -110,6 +110,12 @@ func TestList(t *testing.T) {
 	out, _, code = run(t, "", append([]string{"__complete", "get"}, append(flags, "")...)...)
 	require.Zero(t, code)
 	require.Equal(t, "job\n:4\n", out, "completion asks the service")
+	out, _, code = run(t, "", append([]string{"__complete", "run"}, append(flags, "--task-type", "")...)...)
+	require.Zero(t, code)
+	require.Equal(t, "job\nsums\n:4\n", out)
+	out, _, code = run(t, "", "__complete", "get", "--endpoint", "127.0.0.1:1", "--insecure", "")
+	require.Zero(t, code)
+	require.Equal(t, ":4\n", out, "a service that is not there completes nothing, and is no error")
 }
 
 // overBoth runs a test with a service over gRPC and one over REST.
@@ -250,6 +256,9 @@ plugins:
 	out, said, code := run(t, "", "list", "--config", file, "--deployment", "BIG")
 	require.Zero(t, code, said)
 	require.Contains(t, out, "job_sync")
+	out, _, code = run(t, "", "__complete", "list", "--config", file, "--deployment", "")
+	require.Zero(t, code)
+	require.Equal(t, "big\nother\n:4\n", out)
 	_, said, code = run(t, "", "list", "--config", file)
 	require.Equal(t, 2, code)
 	require.Contains(t, said, `--deployment "": the configuration has big, other`)

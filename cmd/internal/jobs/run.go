@@ -79,6 +79,8 @@ func NewRun() *cobra.Command {
 	f.StringVar(&o.prefix, "output-prefix", "", "`URI` below which the job may write its outputs (a temporary folder of this machine)")
 	f.BoolVar(&o.detach, "detach", false, "print the job's id, and do not wait for the job")
 	f.StringVarP(&o.output, "output", "o", "yaml", "how outputs are printed: `FORMAT` yaml or json")
+	endpoint.Completes(cmd, "task-type", o.CompleteTaskType(func(client.Registration) bool { return true }))
+	endpoint.Completes(cmd, "mode", cobra.FixedCompletions([]cobra.Completion{config.ModeAsync, config.ModeSync}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
