@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,20 +58,26 @@ func start(t *testing.T, args ...string) *exec.Cmd {
 // serving runs a service, over gRPC, of jobs that do what their task's custom says.
 func serving(t *testing.T, plugins ...backendtest.Plugin) (b *backendtest.Backend, flags []string) {
 	t.Helper()
-	return servingBy(t, false, plugins...)
+	b = backendtest.NewJobs(plugins...)
+	return b, serve(t, b)
 }
 
-func servingBy(t *testing.T, rest bool, plugins ...backendtest.Plugin) (b *backendtest.Backend, flags []string) {
+// serve gives the flags that name the service.
+func serve(t *testing.T, b *backendtest.Backend) []string {
 	t.Helper()
-	b = backendtest.NewJobs(plugins...)
-	b.REST = rest
 	require.NoError(t, b.Start())
 	t.Cleanup(b.Kill)
-	return b, []string{"--endpoint", b.Endpoint(), "--insecure"}
+	return []string{"--endpoint", b.Endpoint(), "--insecure"}
 }
 
 // templateFile is a task that adds up x and what its custom says.
 func templateFile(t *testing.T, taskType string, custom map[string]any) string {
+	t.Helper()
+	return templateOf(t, taskType, custom, core.SimpleType_INTEGER)
+}
+
+// templateOf has an x of another type.
+func templateOf(t *testing.T, taskType string, custom map[string]any, x core.SimpleType) string {
 	t.Helper()
 	integer := &core.LiteralType{Type: &core.LiteralType_Simple{Simple: core.SimpleType_INTEGER}}
 	c, err := structpb.NewStruct(custom)
@@ -80,7 +85,7 @@ func templateFile(t *testing.T, taskType string, custom map[string]any) string {
 	raw, err := protojson.Marshal(&core.TaskTemplate{
 		Id: &core.Identifier{Project: "p", Domain: "d", Name: "sums.add", Version: "1"}, Type: taskType, Custom: c,
 		Interface: &core.TypedInterface{
-			Inputs:  &core.VariableMap{Variables: map[string]*core.Variable{"x": {Type: integer}}},
+			Inputs:  &core.VariableMap{Variables: map[string]*core.Variable{"x": {Type: &core.LiteralType{Type: &core.LiteralType_Simple{Simple: x}}}}},
 			Outputs: &core.VariableMap{Variables: map[string]*core.Variable{"o0": {Type: integer}}},
 		},
 	})
@@ -106,6 +111,12 @@ func TestList(t *testing.T) {
 	out, _, code = run(t, "", append([]string{"__complete", "get"}, append(flags, "")...)...)
 	require.Zero(t, code)
 	require.Equal(t, "job\n:4\n", out, "completion asks the service")
+	out, _, code = run(t, "", append([]string{"__complete", "run"}, append(flags, "--task-type", "")...)...)
+	require.Zero(t, code)
+	require.Equal(t, "job\nsums\n:4\n", out)
+	out, _, code = run(t, "", "__complete", "get", "--endpoint", "127.0.0.1:1", "--insecure", "")
+	require.Zero(t, code)
+	require.Equal(t, ":4\n", out, "a service that is not there completes nothing, and is no error")
 }
 
 // overBoth runs a test with a service over gRPC and one over REST.
@@ -114,8 +125,9 @@ func overBoth(t *testing.T, test func(t *testing.T, b *backendtest.Backend, flag
 	for name, rest := range map[string]bool{"grpc": false, "rest": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b, flags := servingBy(t, rest)
-			test(t, b, flags)
+			b := backendtest.NewJobs()
+			b.REST = rest
+			test(t, b, serve(t, b))
 		})
 	}
 }
@@ -132,7 +144,7 @@ func testRun(t *testing.T, b *backendtest.Backend, flags []string) {
 	out, said, code := run(t, "x: 1\n", append([]string{"run", "--template", file, "--inputs", "-", "--input", "x=37"}, flags...)...)
 	require.Zero(t, code, said)
 	require.Equal(t, "o0: 42\n", out)
-	require.Contains(t, said, "task type job, plugin version v1\n")
+	require.Regexp(t, `task type job, plugin version v1, idempotency key [0-9a-f]{64}\n`, said)
 	require.Contains(t, said, "RUNNING")
 	require.Contains(t, said, "SUCCEEDED")
 	jobs := b.Jobs()
@@ -194,54 +206,36 @@ func testRunOutlivesOutages(t *testing.T, b *backendtest.Backend, flags []string
 	require.Len(t, b.Jobs(), 1)
 }
 
-// TestRunAborts: Ctrl-C deletes the job.
-func TestRunAborts(t *testing.T) {
-	t.Parallel()
-	b, flags := serving(t)
-	cmd := start(t, append([]string{"run", "--template", templateFile(t, "job", map[string]any{"seconds": 3600}), "--input", "x=1"}, flags...)...)
-	said, err := cmd.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	var text bytes.Buffer
-	one := make([]byte, 256)
-	for !strings.Contains(text.String(), "RUNNING") {
-		n, err := said.Read(one)
-		text.Write(one[:n])
-		require.NoError(t, err, text.String())
-	}
-	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
-	rest, err := io.ReadAll(said)
-	require.NoError(t, err)
-	_ = cmd.Wait()
-	require.Equal(t, 3, cmd.ProcessState.ExitCode(), "%s%s", text.String(), rest)
-	require.Contains(t, string(rest), "flyte-backend: aborted: the job is deleted\n")
-	require.Equal(t, 1, b.Jobs()[0].Deletes)
-}
-
-// TestJobs: a job that is let go is found again by its id.
+// TestJobs: a job that is let go is found again by its id, whatever bytes that is.
 func TestJobs(t *testing.T) {
 	t.Parallel()
-	overBoth(t, testJobs)
+	for _, prefix := range []string{"plain ", "\xff\xfe", "base64:"} {
+		for _, rest := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%q over REST %t", prefix, rest), func(t *testing.T) {
+				t.Parallel()
+				b := backendtest.NewJobs()
+				b.JobPrefix, b.REST = prefix, rest
+				testJob(t, b, serve(t, b))
+			})
+		}
+	}
 }
 
-func testJobs(t *testing.T, b *backendtest.Backend, flags []string) {
+func testJob(t *testing.T, b *backendtest.Backend, flags []string) {
 	t.Helper()
 	file := templateFile(t, "job", map[string]any{"seconds": 3600})
-	for _, prefix := range []string{"plain ", "\xff\xfe", "base64:"} {
-		b.JobPrefix = prefix
-		id, _, code := run(t, "", append([]string{"run", "--template", file, "--input", "x=1", "--detach"}, flags...)...)
-		require.Zero(t, code)
-		out, said, code := run(t, id, append([]string{"get", "job", "--job-id-file", "-", "-o", "json"}, flags...)...)
+	id, said, code := run(t, "", append([]string{"run", "--template", file, "--input", "x=1", "--detach"}, flags...)...)
+	require.Zero(t, code, said)
+	out, said, code := run(t, id, append([]string{"get", "job", "--job-id-file", "-", "-o", "json"}, flags...)...)
+	require.Zero(t, code, said)
+	require.Contains(t, out, `"phase": "RUNNING"`)
+	out, said, code = run(t, "", append([]string{"get", "job", "--job-id", strings.TrimSuffix(id, "\n"), "--plugin-version", "v1"}, flags...)...)
+	require.Zero(t, code, said)
+	require.Contains(t, out, "phase: RUNNING\n")
+	for range 2 {
+		_, said, code = run(t, id, append([]string{"delete", "job", "--job-id-file", "-"}, flags...)...)
 		require.Zero(t, code, said)
-		require.Contains(t, out, `"phase": "RUNNING"`)
-		out, _, code = run(t, "", append([]string{"get", "job", "--job-id", strings.TrimSuffix(id, "\n"), "--plugin-version", "v1"}, flags...)...)
-		require.Zero(t, code)
-		require.Contains(t, out, "phase: RUNNING\n")
-		for range 2 {
-			_, said, code = run(t, id, append([]string{"delete", "job", "--job-id-file", "-"}, flags...)...)
-			require.Zero(t, code, said)
-			require.Equal(t, "deleted\n", said)
-		}
+		require.Equal(t, "deleted\n", said)
 	}
 	for _, j := range b.Jobs() {
 		require.Equal(t, 2, j.Deletes)
@@ -263,6 +257,9 @@ plugins:
 	out, said, code := run(t, "", "list", "--config", file, "--deployment", "BIG")
 	require.Zero(t, code, said)
 	require.Contains(t, out, "job_sync")
+	out, _, code = run(t, "", "__complete", "list", "--config", file, "--deployment", "")
+	require.Zero(t, code)
+	require.Equal(t, "big\nother\n:4\n", out)
 	_, said, code = run(t, "", "list", "--config", file)
 	require.Equal(t, 2, code)
 	require.Contains(t, said, `--deployment "": the configuration has big, other`)
@@ -288,6 +285,9 @@ func TestBadInput(t *testing.T) {
 	web.REST = true
 	require.NoError(t, web.Start())
 	t.Cleanup(web.Kill)
+	shy, _ := serving(t)
+	shy.Fail(backendtest.List, 1000, status.Error(codes.Unauthenticated, "who are you?"))
+	words := templateOf(t, "job", nil, core.SimpleType_STRING)
 	for _, tt := range []struct {
 		reason string
 		args   []string
@@ -299,9 +299,10 @@ func TestBadInput(t *testing.T) {
 		{"TLS to plain text", []string{"list", "--endpoint", b.Endpoint()}, 2, "give --insecure"},
 		{"plain text to TLS", []string{"list", "--endpoint", secure.Endpoint(), "--insecure"}, 2, "leave out --insecure"},
 		{"an authority that is not trusted", []string{"list", "--endpoint", secure.Endpoint()}, 2, "give --ca-file, with the CA that signed"},
-		{"gRPC to REST", []string{"list", "--endpoint", strings.TrimPrefix(web.Endpoint(), "http://"), "--insecure"}, 2, "REST"},
-		{"REST to gRPC", []string{"list", "--endpoint", "http://" + b.Endpoint(), "--insecure"}, 2, "gRPC"},
+		{"gRPC to REST", []string{"list", "--endpoint", strings.TrimPrefix(web.Endpoint(), "http://"), "--insecure"}, 2, "it is not a gRPC endpoint: give its URL\n"},
+		{"REST to gRPC", []string{"list", "--endpoint", "http://" + b.Endpoint(), "--insecure"}, 2, "if it is a gRPC service, give its host:port\n"},
 		{"a URL of plain text", []string{"list", "--endpoint", web.Endpoint()}, 2, "is plain text; write https://, or give --insecure"},
+		{"a service that wants credentials", []string{"list", "--endpoint", shy.Endpoint(), "--insecure"}, 4, "by a client certificate, give --cert-file and --key-file"},
 		{"no port", []string{"list", "--endpoint", "localhost"}, 2, "--endpoint: "},
 		{"two ways", []string{"list", "--endpoint", "a:1", "--config", "x"}, 2, "exclude each other"},
 		{"a file that is not there", []string{"list", "--endpoint", "a:1", "--ca-file", "nope"}, 2, `--ca-file: "nope"`},
@@ -327,6 +328,13 @@ func TestBadInput(t *testing.T) {
 		{"a mode that the plugin has not", append([]string{"run", "--template", file, "--input", "x=1", "--mode", "sync"}, flags...), 2, "in mode sync"},
 		{"a key that is none", append([]string{"run", "--template", file, "--input", "x=1", "--idempotency-key", "a b"}, flags...), 2, "--idempotency-key takes 1 to 64"},
 		{"a template that the service refuses", append([]string{"run", "--template", templateFile(t, "job", map[string]any{"secs": 1}), "--input", "x=1"}, flags...), 2, "the service answered InvalidArgument"},
+		{"inputs that are too large", append([]string{"run", "--template", words, "--inputs", write("large.yaml", "x: "+strings.Repeat("a", 17<<20))}, flags...), 2, "larger than max"},
+		{"inputs that are too large for the service", append([]string{"run", "--template", words, "--inputs", write("larger.yaml", "x: "+strings.Repeat("a", 5<<20))}, flags...), 2, "the service answered ResourceExhausted"},
+		{"inputs in a folder", append([]string{"run", "--template", file, "--inputs", dir}, flags...), 2, "cannot read the inputs"},
+		{"inputs that are a list", append([]string{"run", "--template", file, "--inputs", write("list.yaml", "[1]")}, flags...), 2, "takes a mapping of inputs' names to values"},
+		{"a template that is no UTF-8", append([]string{"run", "--template", write("latin.json", "{\"type\": \"\xe4\"}")}, flags...), 2, "is no TaskTemplate in JSON"},
+		{"a job id file that is empty", append([]string{"get", "job", "--job-id-file", write("empty-id", "")}, flags...), 2, "holds no job id"},
+		{"a time limit that is none", append([]string{"list", "--timeout", "-3s"}, flags...), 2, "--timeout: -3s: must be from 100ms to 1h"},
 		{"no task type to get", append([]string{"get", "--job-id", "x"}, flags...), 2, "takes TASK_TYPE"},
 		{"no job id", append([]string{"get", "job"}, flags...), 2, "takes one of --job-id and --job-id-file"},
 		{"a job id that is none", append([]string{"get", "job", "--job-id", "base64:!"}, flags...), 2, "base64"},
@@ -340,7 +348,7 @@ func TestBadInput(t *testing.T) {
 			require.Equal(t, tt.code, code, said)
 			require.Empty(t, out)
 			require.Contains(t, said, tt.says)
-			said = regexp.MustCompile(`(?m)^\S+ task type job, plugin version v1\n`).ReplaceAllString(said, "")
+			said = regexp.MustCompile(`(?m)^\S+ task type job, plugin version v1, idempotency key \S+\n`).ReplaceAllString(said, "")
 			require.True(t, strings.HasPrefix(said, "flyte-backend: "), said)
 			require.LessOrEqual(t, strings.Count(said, "\n"), 2, said)
 		})

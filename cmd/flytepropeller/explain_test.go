@@ -8,10 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 )
@@ -53,9 +57,12 @@ func (p propeller) explains(t *testing.T) {
 	const format = `
 tasks:
   task-plugins:
-    enabled-plugins: [container, sidecar, bigquery, snowflake, k8s-array, connector-service]
-    default-for-task-types: {container: container, container_array: k8s-array, spark: container}
+    enabled-plugins: [container, sidecar, bigquery, snowflake, k8s-array, connector-service, spark]
+    default-for-task-types: {container: container, container_array: k8s-array, spark: container, python-task: sidecar}
 plugins:
+  connector-service:
+    supportedTaskTypes: [query, old]
+    defaultConnector: {endpoint: %q, insecure: true}
   backend:
     enable_backend_flytekit_plugin_system: %t
     deployments:
@@ -64,28 +71,43 @@ plugins:
       %s
     routes:
       - {taskType: bigquery_query_job_task, deployment: two, domain: production}
+      - {taskType: sums, deployment: two}
     taskTypes: [mine]
 `
-	file := configuration(t, format, false, one.Endpoint(), two.Endpoint(), `gone: {endpoint: "127.0.0.1:1", insecure: true}`)
+	shy := start(false)
+	shy.Fail(backendtest.List, 1000, status.Error(codes.Unauthenticated, "who are you?"))
+	connector := start(false, backendtest.Plugin{TaskType: "airflow"}, backendtest.Plugin{TaskType: "query"})
+	file := configuration(t, format, connector.Endpoint(), false, one.Endpoint(), two.Endpoint(), `gone: {endpoint: "127.0.0.1:1", insecure: true}
+      shy: {endpoint: "`+shy.Endpoint()+`", insecure: true}
+      tls: {endpoint: "`+one.Endpoint()+`"}`)
 	out, said, code := p.explain(t, "--config", file)
 	require.Equal(t, 1, code, said)
-	require.Equal(t, "flyte-backend: 1 of 3 deployments do not answer: gone\n", said)
+	require.Equal(t, "flyte-backend: 3 of 5 deployments do not answer: gone, shy, tls\n", said)
 	for _, line := range []string{
 		`note: the toggle plugins\.backend\.enable_backend_flytekit_plugin_system is off`,
-		`note: tasks\.task-plugins\.enabled-plugins names connector-service, which is not compiled into this program`,
+		`note: tasks\.task-plugins\.enabled-plugins names spark, which is not compiled into this program`,
 		`note: deployment one speaks plain text`,
 		`gone +127\.0\.0\.1:1 +grpc +no`,
-		`one +\S+ +grpc +\S+ +query \(v1, any version, async\), snowflake \(v3, any version, async\), spark \(v1, any version, async\)`,
-		`two +http://\S+ +rest +\S+ +query \(v1, any version, async\), sums \(v1, any version, sync\)`,
+		`one +\S+ +grpc +in \S+ ms +query \(v1, any version, async\), snowflake \(v3, any version, async\), spark \(v1, any version, async\)`,
+		`two +http://\S+ +rest +in \S+ ms +query \(v1, any version, async\), sums \(v1, any version, sync\)`,
 		`gone does not answer: Unavailable: .*`,
 		`hint: nothing listens at this address`,
-		`bigquery_query_job_task +built-in bigquery +no backend plugin service has registered this task type; claimed: routed to two`,
-		`bigquery_query_job_task \(domain production\) +deployment two, v1, async +routed to two; .*`,
+		`shy does not answer: Unauthenticated: who are you\?`,
+		`hint: the service wants to know its caller: `,
+		`tls does not answer: Unavailable: .*`,
+		`hint: .*set insecure: true`,
+		`airflow +built-in connector-service +not claimed: it is this plugin's, and no route, no taskTypes and no service names it`,
+		`bigquery_query_job_task +built-in bigquery +no backend plugin service has registered this task type$`,
+		`bigquery_query_job_task \(domain production\) +deployment two, v1, async +routed to two, which lists no such plugin \(type bigquery_query_job_task, v1\): .*`,
+		`container +built-in container +not claimed: .*`,
+		`python-task +built-in sidecar +not claimed: tasks\.task-plugins\.default-for-task-types gives it to this plugin$`,
+		`raw-container +built-in container +not claimed: it is this plugin's, .*`,
+		`old +built-in connector-service +not claimed: .*`,
 		`mine +nothing yet +taskTypes names it, .* it waits, for 30m0s at most`,
-		`query +deployment one, v1, async +registered by one; claimed: registered by a service`,
-		`snowflake +deployment one, v3, async +registered by one; .*`,
+		`query +deployment one, v1, async +registered by one$`,
+		`snowflake +deployment one, v3, async +registered by one$`,
 		`spark +built-in container +not claimed: tasks\.task-plugins\.default-for-task-types gives it to container`,
-		`sums +deployment two, v1, sync +registered by two; .*`,
+		`sums +deployment two, v1, sync +routed to two$`,
 		`conflict: task type query \(v1\) is served by both one and two: one is used; a route decides otherwise`,
 	} {
 		require.Regexp(t, "(?m)^"+line, out)
@@ -100,12 +122,42 @@ plugins:
 	require.Len(t, r.TaskTypes, 2)
 	require.Equal(t, "two", r.TaskTypes[0].Deployment)
 	require.Equal(t, "container", r.TaskTypes[1].BuiltIn)
-	require.Contains(t, r.TaskTypes[1].Why, "it reaches this one as the default")
+	require.Contains(t, r.TaskTypes[1].Why, "it goes to the default plugin")
+	require.NotContains(t, out, "task_type_1", "nothing is made up")
 
 	two.SetPlugins(backendtest.Plugin{TaskType: "sums", Sync: true})
-	out, said, code = p.explain(t, "--config", configuration(t, format, true, one.Endpoint(), two.Endpoint(), ""))
-	require.Zero(t, code, "%s%s", out, said)
-	require.NotContains(t, out, "is off")
+	off, said, code := p.explain(t, "--config", configuration(t, format, connector.Endpoint(), false, one.Endpoint(), two.Endpoint(), ""))
+	require.Zero(t, code, "%s%s", off, said)
+	asked := one.Calls(backendtest.List)
+	on, said, code := p.explain(t, "--config", configuration(t, format, connector.Endpoint(), true, one.Endpoint(), two.Endpoint(), ""))
+	require.Zero(t, code, "%s%s", on, said)
+	require.Equal(t, asked+1, one.Calls(backendtest.List), "it only looks: nothing else in the process asks")
+	took := regexp.MustCompile(`(in \S+ ms)? +`) // and the width of the columns
+	_, off, _ = strings.Cut(off, "\n")           // the note that the toggle is off
+	require.Equal(t, took.ReplaceAllString(off, " "), took.ReplaceAllString(on, " "), "the toggle is the only difference")
+}
+
+// explainsHangingConnectors: Flyte's connector plugin may wait for ever, this command does not.
+func (p propeller) explainsHangingConnectors(t *testing.T) {
+	t.Parallel()
+	ours := backendtest.New()
+	require.NoError(t, ours.Start())
+	t.Cleanup(ours.Kill)
+	b := backendtest.New(backendtest.Plugin{TaskType: "airflow"})
+	release := b.Hold(backendtest.List)
+	require.NoError(t, b.Start())
+	t.Cleanup(b.Kill)
+	t.Cleanup(release)
+	out, said, code := p.explain(t, "--config", configuration(t, `
+tasks: {task-plugins: {enabled-plugins: [container, connector-service]}}
+plugins:
+  connector-service: {connectors: {one: {endpoint: %q, insecure: true}}}
+  backend: {deployments: {ours: {endpoint: %q, insecure: true}}}
+`, b.Endpoint(), ours.Endpoint()))
+	require.Equal(t, 1, code, said)
+	require.Equal(t, "flyte-backend: the services of Flyte's connector plugin do not answer\n", said)
+	require.Contains(t, out, "note: the services of Flyte's connector plugin do not answer")
+	require.NotContains(t, out, "airflow")
 }
 
 func (p propeller) explainsBadInput(t *testing.T) {

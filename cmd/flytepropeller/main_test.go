@@ -26,6 +26,7 @@ func TestBinary(t *testing.T) {
 	t.Run("invalid section", p.refusesInvalidSection)
 	t.Run("bad files", p.refusesBadFiles)
 	t.Run("explain", p.explains)
+	t.Run("explain hanging connectors", p.explainsHangingConnectors)
 	t.Run("explain bad input", p.explainsBadInput)
 }
 

@@ -46,6 +46,44 @@ func (f *Flags) Register(cmd *cobra.Command) {
 	s.DurationVar(&f.Timeout, "timeout", 0, "time limit of a call (10s, or as the configuration says)")
 	s.StringArrayVar(&f.Config, "config", nil, "propeller's configuration, a YAML `FILE`, which --deployment is in (repeatable)")
 	s.StringVar(&f.Deployment, "deployment", "", "`NAME` of a deployment in --config, instead of --endpoint")
+	Completes(cmd, "protocol", cobra.FixedCompletions([]cobra.Completion{config.ProtocolGRPC, config.ProtocolREST}, cobra.ShellCompDirectiveNoFileComp))
+	Completes(cmd, "deployment", func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		cfg, err := Load(cmd.Context(), f.Config)
+		if len(f.Config) == 0 || err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return slices.Sorted(maps.Keys(cfg.Deployments)), cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+// Completes has a shell complete the values of a flag.
+func Completes(cmd *cobra.Command, flag string, f cobra.CompletionFunc) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, f); err != nil {
+		panic(err) // there is no such flag, or it has one already
+	}
+}
+
+// CompleteTaskType completes a task type, of those that the service has which the flags name. It gives up after a second.
+func (f *Flags) CompleteTaskType(serves func(client.Registration) bool) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		f.Timeout = time.Second // somebody waits at a prompt
+		s, err := f.Dial(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer func() { _ = s.Close() }()
+		regs, err := s.Registrations(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		types := map[cobra.Completion]bool{}
+		for _, r := range regs {
+			if serves(r) {
+				types[r.TaskType] = true
+			}
+		}
+		return slices.Sorted(maps.Keys(types)), cobra.ShellCompDirectiveNoFileComp
+	}
 }
 
 // nameOfFlags is what a service is called that flags describe.
@@ -139,6 +177,8 @@ var keys = strings.NewReplacer(
 	"plugins.backend.deployments."+nameOfFlags+".maxMessageSizeBytes", "maxMessageSizeBytes in propeller's configuration",
 	"because certFile is", "because --cert-file is",
 	"goes with keyFile", "goes with --key-file",
+	"set protocol: grpc", "give its host:port",
+	"set protocol: rest", "give its URL",
 	"set tls.certFile and tls.keyFile", "give --cert-file and --key-file",
 	"the client certificate in tls.certFile", "the client certificate in --cert-file",
 	"set tls.caFile to", "give --ca-file, with",
@@ -174,7 +214,15 @@ func Explain(name string, err error) error {
 	if e.Class == client.UserError || !e.FromService || e.Code == codes.Unimplemented || e.Code == codes.NotFound {
 		code = exit.BadInput
 	}
-	return &exit.Error{Code: code, Err: fmt.Errorf("%s at %s failed: %s", e.Op, e.Endpoint, say(said)), Hint: say(e.Advice)}
+	return &exit.Error{Code: code, Err: fmt.Errorf("%s at %s failed: %s", e.Op, e.Endpoint, say(said)), Hint: say(Advice(e))}
+}
+
+// Advice is what would help against a failed call, in the configuration's words; empty when nothing is known.
+func Advice(e *client.Error) string {
+	if e.Advice == "" && e.Code == codes.Unauthenticated {
+		return "the service wants to know its caller: by a client certificate, set tls.certFile and tls.keyFile; this version sends no tokens"
+	}
+	return e.Advice
 }
 
 // Service is a connection to the service that flags name.

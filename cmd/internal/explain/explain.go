@@ -5,6 +5,7 @@ package explain
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -12,14 +13,16 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/endpoint"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	pluginmachinery "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/agent"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/connector"
 	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
 	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
 	"github.com/flyteorg/flyte/flytestdlib/config/viper"
@@ -33,6 +36,8 @@ type report struct {
 	TaskTypes   []verdict    `json:"taskTypes"`
 	Conflicts   []string     `json:"conflicts"`
 	Notes       []string     `json:"notes"`
+	// connectorsSilent: propeller's start would hang.
+	connectorsSilent bool
 }
 
 type deployment struct {
@@ -41,7 +46,7 @@ type deployment struct {
 	Protocol string   `json:"protocol"`
 	TLS      bool     `json:"tls"`
 	Answers  bool     `json:"answers"`
-	Millis   int64    `json:"milliseconds"`
+	Millis   float64  `json:"milliseconds"`
 	Serves   []string `json:"serves"`
 	Error    string   `json:"error,omitempty"`
 	Advice   string   `json:"advice,omitempty"`
@@ -75,7 +80,7 @@ func New() *cobra.Command {
 		Short: "Say what would handle each task type and why, from propeller's configuration and the live services",
 		Long: "Reads propeller's configuration, asks its services what they serve, and says what would handle each task type: a service,\n" +
 			"or a built-in plugin. It works before the toggle is turned on, and changes nothing.\n\n" +
-			"Without TASK_TYPE it tells of all types that routes, services and built-in plugins name.\n\n" +
+			"Without TASK_TYPE it tells of all types that routes, services and enabled built-in plugins name.\n\n" +
 			"Exit codes: 0 every deployment answered and nothing is in conflict, 1 something needs to be looked at, 2 bad input.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd.Context(), args, cmd.OutOrStdout())
@@ -94,6 +99,7 @@ func (o *options) run(ctx context.Context, taskTypes []string, w io.Writer) erro
 	if o.output != "text" && o.output != "json" {
 		return exit.BadInputf("--output takes text or json, got %q", o.output)
 	}
+	backend.OnlyLook()
 	cfg, err := load(ctx, o.files)
 	if err != nil {
 		return err
@@ -102,7 +108,7 @@ func (o *options) run(ctx context.Context, taskTypes []string, w io.Writer) erro
 	if err != nil {
 		return exit.BadInputf("the configuration of plugins.backend is wrong:\n%w", err)
 	}
-	r := report{Enabled: cfg.Enabled, Deployments: []deployment{}, TaskTypes: []verdict{}, Conflicts: []string{}, Notes: notes(cfg)}
+	r := report{Enabled: cfg.Enabled, Deployments: []deployment{}, TaskTypes: []verdict{}, Conflicts: []string{}, Notes: notes(cfg, e), connectorsSilent: e.ConnectorsSilent}
 	for _, d := range e.Deployments {
 		r.Deployments = append(r.Deployments, deploymentOf(d))
 	}
@@ -179,7 +185,7 @@ func verdictOf(v backend.Verdict, project, domain string, version *int32) verdic
 func deploymentOf(d backend.DeploymentReport) deployment {
 	out := deployment{
 		Name: d.Name, Endpoint: d.Config.Endpoint, Protocol: d.Config.Protocol, TLS: !d.Config.Insecure, Answers: d.Err == nil,
-		Millis: d.Took.Milliseconds(), Serves: []string{},
+		Millis: float64(d.Took.Microseconds()) / 1000, Serves: []string{},
 	}
 	if out.Protocol == "" {
 		out.Protocol = config.ProtocolGRPC
@@ -188,13 +194,13 @@ func deploymentOf(d backend.DeploymentReport) deployment {
 		out.Serves = append(out.Serves, r.String())
 	}
 	if d.Err != nil {
-		out.Error, out.Advice = fmt.Sprintf("%s: %s", d.Err.Code, d.Err.Message), d.Err.Advice
+		out.Error, out.Advice = fmt.Sprintf("%s: %s", d.Err.Code, d.Err.Message), endpoint.Advice(d.Err)
 	}
 	return out
 }
 
 // notes are about the configuration as a whole.
-func notes(cfg *config.Config) []string {
+func notes(cfg *config.Config, e *backend.Explanation) []string {
 	out := []string{}
 	if !cfg.Enabled {
 		out = append(out, "the toggle plugins.backend.enable_backend_flytekit_plugin_system is off: this is what would happen if it were on")
@@ -202,7 +208,10 @@ func notes(cfg *config.Config) []string {
 	if !cfg.AcceptNewTasks {
 		out = append(out, "acceptNewTasks is false: no new task goes to a service")
 	}
-	known := map[string]bool{strings.ToLower(backend.ID): true}
+	if e.ConnectorsSilent {
+		out = append(out, "the services of Flyte's connector plugin do not answer, so that its task types are missing here; propeller's start waits for them")
+	}
+	known := map[string]bool{backend.ID: true, connector.ID: true, agent.ID: true} // propeller registers the last two by itself
 	for _, p := range pluginmachinery.PluginRegistry().GetCorePlugins() {
 		known[strings.ToLower(p.ID)] = true
 	}
@@ -233,7 +242,7 @@ func (r report) write(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(t, "DEPLOYMENT\tENDPOINT\tPROTOCOL\tANSWERS\tSERVES")
 	for _, d := range r.Deployments {
-		answers, serves := (time.Duration(d.Millis) * time.Millisecond).String(), strings.Join(d.Serves, ", ")
+		answers, serves := fmt.Sprintf("in %.1f ms", d.Millis), strings.Join(d.Serves, ", ")
 		if !d.Answers {
 			answers, serves = "no", ""
 		} else if serves == "" {
@@ -313,6 +322,8 @@ func (r report) problem() error {
 	switch {
 	case len(silent) > 0:
 		return &exit.Error{Code: exit.Failed, Err: fmt.Errorf("%d of %d deployments do not answer: %s", len(silent), len(r.Deployments), strings.Join(silent, ", "))}
+	case r.connectorsSilent:
+		return &exit.Error{Code: exit.Failed, Err: errors.New("the services of Flyte's connector plugin do not answer")}
 	case len(r.Conflicts) > 0:
 		return &exit.Error{Code: exit.Failed, Err: fmt.Errorf("%d conflicts, which only the deployments' names decide; routes decide them for good", len(r.Conflicts))}
 	}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -220,28 +219,13 @@ func NewDelete() *cobra.Command {
 	return cmd
 }
 
-// completeTaskType asks the service that the flags before it name.
+// completeTaskType completes the argument of get and delete: only a type that runs as jobs has any.
 func completeTaskType(flags *endpoint.Flags) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	ask := flags.CompleteTaskType(func(r client.Registration) bool { return r.Mode == client.Async })
+	return func(cmd *cobra.Command, args []string, text string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		flags.Timeout = time.Second // somebody waits at a prompt
-		s, err := flags.Dial(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		defer func() { _ = s.Close() }()
-		regs, err := s.Registrations(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var types []cobra.Completion
-		for _, r := range regs {
-			if r.Mode == client.Async {
-				types = append(types, r.TaskType)
-			}
-		}
-		return types, cobra.ShellCompDirectiveNoFileComp
+		return ask(cmd, args, text)
 	}
 }

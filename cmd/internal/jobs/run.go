@@ -79,6 +79,8 @@ func NewRun() *cobra.Command {
 	f.StringVar(&o.prefix, "output-prefix", "", "`URI` below which the job may write its outputs (a temporary folder of this machine)")
 	f.BoolVar(&o.detach, "detach", false, "print the job's id, and do not wait for the job")
 	f.StringVarP(&o.output, "output", "o", "yaml", "how outputs are printed: `FORMAT` yaml or json")
+	endpoint.Completes(cmd, "task-type", o.CompleteTaskType(func(client.Registration) bool { return true }))
+	endpoint.Completes(cmd, "mode", cobra.FixedCompletions([]cobra.Completion{config.ModeAsync, config.ModeSync}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -172,7 +174,7 @@ func (r *runner) prepare(ctx context.Context, in map[string]*core.Literal) error
 			}},
 		},
 	}
-	r.say("task type %s, plugin version %s", target.TaskType, target.PluginVersion)
+	r.say("task type %s, plugin version %s, idempotency key %s", target.TaskType, target.PluginVersion, r.key)
 	return nil
 }
 
@@ -187,11 +189,12 @@ func (r *runner) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(r.log, time.Now().Format("15:04:05")+" "+format+"\n", args...)
 }
 
-// again repeats a call that fails in a way that may pass, for as long as an outage may last.
-func again[T any](ctx context.Context, r *runner, call string, f func(context.Context) (T, error)) (T, error) {
+// again repeats a call that fails in a way that may pass, for as long as an outage may last and ctx does. Each call is made under
+// the context that is given first, so that one which is under way may outlive ctx.
+func again[T any](callCtx, ctx context.Context, r *runner, call string, f func(context.Context) (T, error)) (T, error) {
 	var since time.Time
 	for n := 1; ; n++ {
-		within, cancel := r.service.Within(ctx, call)
+		within, cancel := r.service.Within(callCtx, call)
 		out, err := f(within)
 		cancel()
 		if err == nil || ctx.Err() != nil {
@@ -201,7 +204,7 @@ func again[T any](ctx context.Context, r *runner, call string, f func(context.Co
 		if since.IsZero() {
 			since = time.Now()
 		}
-		if !e.Transient() || n == 1 && !e.FromService && call != config.CallGet || time.Since(since) > outage {
+		if !e.Transient() || n == 1 && !e.FromService && call == config.CallCreate || time.Since(since) > outage {
 			return out, err
 		}
 		pause := client.NextBackoff(n, firstPause, longestPause)
@@ -246,11 +249,18 @@ func (r *runner) execute(ctx context.Context) error {
 
 // follow creates the job and polls it to its end.
 func (r *runner) follow(ctx context.Context) error {
+	patient, stop := patience(ctx)
+	defer stop()
 	// A create that is under way at Ctrl-C is waited for: its answer is what the job can be deleted by.
-	id, err := again(context.WithoutCancel(ctx), r, config.CallCreate, func(ctx context.Context) (client.JobID, error) {
+	id, err := again(patient, ctx, r, config.CallCreate, func(ctx context.Context) (client.JobID, error) {
 		return r.service.Create(ctx, r.request)
 	})
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil && client.AsError(err).FromService:
+		return errAborted("no job was created")
+	case err != nil && ctx.Err() != nil:
+		return exit.Hint(errAborted("the create had no answer, and may have started a job"), "with --idempotency-key %s it is found again, by a service that honours keys", r.key)
+	case err != nil:
 		return endpoint.Explain(r.service.Name, err)
 	}
 	ref := client.JobRef{Target: r.request.Target, ID: id, OutputPrefix: r.prefix}
@@ -260,12 +270,12 @@ func (r *runner) follow(ctx context.Context) error {
 	}
 	for n := 1; ; n++ {
 		if ctx.Err() != nil {
-			return r.abort(ref)
+			return r.abort(patient, ref)
 		}
-		job, err := again(ctx, r, config.CallGet, func(ctx context.Context) (*client.Job, error) { return r.service.Get(ctx, ref) })
+		job, err := again(ctx, ctx, r, config.CallGet, func(ctx context.Context) (*client.Job, error) { return r.service.Get(ctx, ref) })
 		switch {
 		case ctx.Err() != nil:
-			return r.abort(ref)
+			return r.abort(patient, ref)
 		case err != nil:
 			return exit.Hint(endpoint.Explain(r.service.Name, err), "the job may go on: `get` and `delete` take --job-id %q", idText(id))
 		case job.Terminal():
@@ -291,26 +301,39 @@ func (r *runner) show(job *client.Job) {
 	}
 }
 
-// abort deletes the job. A second signal does not wait for that.
-func (r *runner) abort(ref client.JobRef) error {
-	r.say("deleting the job; once more does not wait for it")
-	second := make(chan os.Signal, 1)
-	// Some shells and timeout(1) send a signal twice at once, to the process and to its group.
-	settled := time.AfterFunc(oneSignal, func() { signal.Notify(second, os.Interrupt, syscall.SIGTERM) })
-	defer settled.Stop()
-	defer signal.Stop(second)
-	ctx, cancel := context.WithTimeout(context.Background(), deleteWait)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- r.service.Delete(ctx, ref) }()
-	select {
-	case err := <-done:
-		if err != nil {
-			return exit.Hint(errAborted("the job could not be deleted, and may go on: "+client.AsError(err).Message), "`delete` takes --job-id %q", idText(ref.ID))
+// patience lasts until a second signal, after the one that ended ctx.
+func patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	unwatch := context.AfterFunc(ctx, func() {
+		// Some shells and timeout(1) send a signal twice at once, to the process and to its group.
+		if !sleep(patient, oneSignal) {
+			return
 		}
+		second := make(chan os.Signal, 1)
+		signal.Notify(second, os.Interrupt, syscall.SIGTERM)
+		defer signal.Stop(second)
+		select {
+		case <-second:
+			cancel()
+		case <-patient.Done():
+		}
+	})
+	return patient, func() { unwatch(); cancel() }
+}
+
+// abort deletes the job, while patience lasts.
+func (r *runner) abort(patient context.Context, ref client.JobRef) error {
+	r.say("deleting the job; once more does not wait for it")
+	ctx, cancel := context.WithTimeout(patient, deleteWait)
+	defer cancel()
+	_, err := again(ctx, ctx, r, config.CallDelete, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.service.Delete(ctx, ref) })
+	switch {
+	case err == nil:
 		return errAborted("the job is deleted")
-	case <-second:
+	case patient.Err() != nil:
 		return exit.Hint(errAborted("the job may go on"), "`delete` takes --job-id %q", idText(ref.ID))
+	default:
+		return exit.Hint(errAborted("the job could not be deleted, and may go on: "+client.AsError(err).Message), "`delete` takes --job-id %q", idText(ref.ID))
 	}
 }
 

@@ -100,6 +100,9 @@ func migrate(ctx context.Context, file string) (*result, error) {
 		return nil, exit.BadInputf("%s: has neither plugins.%s nor plugins.%s", file, connector.section, agent.section)
 	}
 	r.old = key
+	if other, _ := member(value, agent.section); other != nil && key != other {
+		m.note("%s is there too, and is not looked at: take one of the two sections out of a copy of the file, and migrate that", agent.section)
+	}
 	var parsed map[string]any
 	if err := old.Decode(&parsed); err != nil {
 		return nil, exit.BadInputf("%s: plugins.%s is no section: %s", file, m.section, strings.ReplaceAll(err.Error(), "\n", " "))
@@ -208,6 +211,10 @@ func (r *result) write(ctx context.Context, file string) error {
 	out = append(out, r.block(strings.Repeat(" ", r.old.Column-1))...)
 	out = append(out, bytes.Join(lines[at:], nil)...)
 
+	file, err := filepath.EvalSymlinks(file) // a link stays one
+	if err != nil {
+		return err
+	}
 	info, err := os.Stat(file)
 	if err != nil {
 		return err

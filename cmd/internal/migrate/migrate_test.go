@@ -37,6 +37,7 @@ const (
         timeouts:
           create: 1m
           get: 5s
+          list: 2s
       big-query:
         endpoint: dns:///bigquery.flyte:443
         defaultTimeout: 3s
@@ -60,7 +61,7 @@ const (
       default:
         endpoint: flyteagent:8000
         insecure: true
-        defaultTimeout: 20s
+        defaultTimeout: 3s
       custom:
         endpoint: localhost:8001
         insecure: true
@@ -92,6 +93,7 @@ func TestMigrate(t *testing.T) {
 			"supportedTaskTypes became taskTypes", "pollInterval became discoveryInterval", "resourceConstraints has no counterpart",
 			"connector-service.colour is no key", "webApi is kept as it was set", "webApi.resourceQuotas was 1000",
 			"default-for-task-types gives sensor to connector-service, which wins",
+			"agent-service is there too, and is not looked at",
 			"leave connector-service in tasks.task-plugins.enabled-plugins until",
 		}},
 		"agent.yaml": {agentSection, nil},
@@ -119,10 +121,15 @@ func TestWrite(t *testing.T) {
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "propeller.yaml")
 	require.NoError(t, os.WriteFile(file, before, 0o640))
-	out, said, err := command(t, "--config", file, "--write")
+	link := filepath.Join(t.TempDir(), "link.yaml")
+	require.NoError(t, os.Symlink(file, link))
+	out, said, err := command(t, "--config", link, "--write")
 	require.NoError(t, err)
 	require.Empty(t, out)
-	require.Contains(t, said, "plugins.backend is added, turned off. Next: flyte-backend explain --config "+file)
+	target, err := os.Readlink(link)
+	require.NoError(t, err, "a link stays one")
+	require.Equal(t, file, target)
+	require.Contains(t, said, "plugins.backend is added, turned off. Next: flyte-backend explain --config "+link)
 	after, err := os.ReadFile(file)
 	require.NoError(t, err)
 	section := strings.TrimPrefix(connectorSection, "plugins:\n")

@@ -15,17 +15,21 @@ import (
 )
 
 // words are how the two old sections call the same things. The older one is from before connectors had that name.
-type words struct{ section, defaults, deployments, forTypes string }
+type words struct {
+	section, defaults, deployments, forTypes string
+	// timeout is the time limit of the default deployment's calls unless it has one of its own.
+	timeout time.Duration
+}
 
 var (
-	connector = words{"connector-service", "defaultConnector", "connectors", "connectorForTaskTypes"}
-	agent     = words{"agent-service", "defaultAgent", "agents", "agentForTaskTypes"}
+	connector = words{"connector-service", "defaultConnector", "connectors", "connectorForTaskTypes", 10 * time.Second}
+	agent     = words{"agent-service", "defaultAgent", "agents", "agentForTaskTypes", 3 * time.Second}
 )
 
 // calls are the names of calls in the old sections' timeouts.
 var calls = map[string]string{
 	"createtask": config.CallCreate, "gettask": config.CallGet, "deletetask": config.CallDelete,
-	"executetasksync": config.CallExecute, "listagents": config.CallList,
+	"executetasksync": config.CallExecute, "listagents": config.CallList, "listconnectors": config.CallList,
 }
 
 // object is a YAML mapping whose keys have no case, as in propeller.
@@ -87,8 +91,8 @@ func (m *migration) note(format string, args ...any) {
 	m.notes = append(m.notes, fmt.Sprintf(format, args...))
 }
 
-// oldTimeout is the default time limit of the old sections, and of this one.
-const oldTimeout = 10 * time.Second
+// defaultTimeout is the new section's.
+var defaultTimeout = (&config.Deployment{}).Timeout(config.CallGet)
 
 // convert makes the new section of an old one.
 func (m *migration) convert(old object) section {
@@ -160,11 +164,16 @@ func (m *migration) deployment(where string, d object, insecure bool) section {
 	if insecure {
 		out = append(out, pair{"insecure", true})
 	}
-	switch t := d.text("defaultTimeout"); {
-	case d.has("defaultTimeout") && t != oldTimeout.String():
+	t := d.text("defaultTimeout")
+	if t == "" && where == m.defaults {
+		t = m.timeout.String()
+	}
+	switch t {
+	case defaultTimeout.String():
+	case "":
+		m.note("%s.%s has no defaultTimeout, which meant no limit; here it means %s", m.section, where, defaultTimeout)
+	default:
 		out = append(out, pair{"defaultTimeout", t})
-	case !d.has("defaultTimeout") && where != m.defaults:
-		m.note("%s.%s has no defaultTimeout, which meant no limit; here it means %s", m.section, where, oldTimeout)
 	}
 	limits := section{}
 	timeouts := objectOf(d.get("timeouts"))

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	pluginsconfig "github.com/flyteorg/flyte/flyteplugins/go/tasks/config"
-	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/webapi"
 	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
 )
 
@@ -64,7 +63,7 @@ type Config struct {
 	Create            CreateConfig           `json:"create" doc:"What happens while a job cannot be created."`
 	Poll              PollConfig             `json:"poll" doc:"What happens while a job cannot be polled, and how often changes are shown."`
 	Sync              SyncConfig             `json:"sync" doc:"Synchronous tasks."`
-	WebAPI            webapi.PluginConfig    `json:"webApi" doc:"The web API machinery's own settings: cache, rate limits, resource quotas."`
+	WebAPI            WebAPIConfig           `json:"webApi" doc:"The web API machinery's own settings: cache, rate limits, resource quotas."`
 }
 
 // CreateConfig bounds the time that a task waits for its job to be created.
@@ -86,6 +85,31 @@ type PollConfig struct {
 type SyncConfig struct {
 	InlineWait stdconfig.Duration `json:"inlineWait" doc:"How long one round of propeller waits for a call before the call goes on in the background (0s to 1s)."`
 	Timeout    stdconfig.Duration `json:"timeout" doc:"Time limit of one synchronous execution; a deployment's timeouts.execute overrides it (1s to 24h)."`
+}
+
+// WebAPIConfig is what the web API machinery takes: its webapi.PluginConfig, key by key. The struct is not the machinery's own,
+// since that one's package brings every cloud's SDK into programs that only read a configuration. Its meanings are in reference.go.
+type WebAPIConfig struct {
+	ResourceQuotas   map[string]int    `json:"resourceQuotas"`
+	ReadRateLimiter  RateLimiterConfig `json:"readRateLimiter"`
+	WriteRateLimiter RateLimiterConfig `json:"writeRateLimiter"`
+	Caching          CachingConfig     `json:"caching"`
+	// ResourceMeta is a key of the machinery's that an operator cannot use.
+	ResourceMeta any `json:"resourceMeta"`
+}
+
+// RateLimiterConfig bounds calls a second.
+type RateLimiterConfig struct {
+	QPS   float64 `json:"qps"`
+	Burst int     `json:"burst"`
+}
+
+// CachingConfig is the cache of running tasks, which is refreshed by polling.
+type CachingConfig struct {
+	Size              int                `json:"size"`
+	ResyncInterval    stdconfig.Duration `json:"resyncInterval"`
+	Workers           int                `json:"workers"`
+	MaxSystemFailures int                `json:"maxSystemFailures"`
 }
 
 // Deployment is one backend plugin service: its replicas behind one address.
@@ -150,10 +174,10 @@ func Default() *Config {
 			InlineWait: duration(500 * time.Millisecond),
 			Timeout:    duration(time.Hour),
 		},
-		WebAPI: webapi.PluginConfig{
-			ReadRateLimiter:  webapi.RateLimiterConfig{QPS: 5000, Burst: 10000},
-			WriteRateLimiter: webapi.RateLimiterConfig{QPS: 1000, Burst: 10000},
-			Caching: webapi.CachingConfig{
+		WebAPI: WebAPIConfig{
+			ReadRateLimiter:  RateLimiterConfig{QPS: 5000, Burst: 10000},
+			WriteRateLimiter: RateLimiterConfig{QPS: 1000, Burst: 10000},
+			Caching: CachingConfig{
 				Size:           500000,
 				ResyncInterval: duration(10 * time.Second),
 				Workers:        100,

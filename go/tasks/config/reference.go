@@ -111,8 +111,8 @@ var stated = map[string]string{
 	"routes[].deployment":                    "required",
 }
 
-// foreign are the meanings of keys whose struct is flyteplugins' own and has no doc tags.
-var foreign = map[string]string{
+// machinery are the meanings of the web API machinery's keys, with the figures of their checks.
+var machinery = map[string]string{
 	"webApi.resourceQuotas":         "How many tasks may hold a job at once, by resource namespace (1 or more); empty means no quota.",
 	"webApi.readRateLimiter":        "Limit of status polls, of one propeller over all deployments.",
 	"webApi.readRateLimiter.qps":    fmt.Sprintf("Polls a second (%d to %d).", minQPS, maxQPS),
@@ -138,7 +138,7 @@ func rows(v reflect.Value, prefix string) []row {
 		field, value := v.Type().Field(i), v.Field(i)
 		key := prefix + field.Tag.Get("json")
 		r := row{key: key, kind: kindOf(field.Type), value: shownDefault(value), meaning: field.Tag.Get("doc")}
-		if m, ok := foreign[key]; ok {
+		if m, ok := machinery[key]; ok {
 			r.meaning = m
 		}
 		if d, ok := stated[key]; ok {

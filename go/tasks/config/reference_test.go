@@ -43,12 +43,12 @@ func TestEveryKeyIsExplained(t *testing.T) {
 	keys := map[string]bool{}
 	for _, r := range rows(reflect.ValueOf(*Default()), "") {
 		keys[r.key] = true
-		assert.NotEmpty(t, r.meaning, "%s has neither a doc tag nor an entry in foreign", r.key)
+		assert.NotEmpty(t, r.meaning, "%s has neither a doc tag nor an entry in machinery", r.key)
 	}
 	for key := range stated {
 		assert.Contains(t, keys, key, "stated explains a key that is gone")
 	}
-	for key := range foreign {
-		assert.Contains(t, keys, key, "foreign explains a key that is gone")
+	for key := range machinery {
+		assert.Contains(t, keys, key, "machinery explains a key that is gone")
 	}
 }

@@ -172,9 +172,9 @@ func (c *Config) validateWebAPI(p *problems) {
 	p.qps(key+".writeRateLimiter.qps", w.WriteRateLimiter.QPS)
 	p.count(key+".writeRateLimiter.burst", w.WriteRateLimiter.Burst, minBurst, maxBurst)
 	for _, namespace := range slices.Sorted(maps.Keys(w.ResourceQuotas)) {
-		quotaKey := member(key+".resourceQuotas", string(namespace))
-		if strings.TrimSpace(string(namespace)) == "" {
-			p.add(quotaKey, quote(string(namespace)), "the resource namespace must not be empty")
+		quotaKey := member(key+".resourceQuotas", namespace)
+		if strings.TrimSpace(namespace) == "" {
+			p.add(quotaKey, quote(namespace), "the resource namespace must not be empty")
 		}
 		if n := w.ResourceQuotas[namespace]; n <= 0 {
 			p.add(quotaKey, strconv.Itoa(n), "must be 1 or more; leave the namespace out for no quota")

@@ -12,8 +12,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
-	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/webapi"
 	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
 )
 
@@ -161,7 +159,7 @@ func TestValidate(t *testing.T) {
 			}},
 
 		{"below what the machinery takes",
-			func(c *Config) { c.WebAPI = webapi.PluginConfig{Caching: webapi.CachingConfig{MaxSystemFailures: -1}} },
+			func(c *Config) { c.WebAPI = WebAPIConfig{Caching: CachingConfig{MaxSystemFailures: -1}} },
 			[]string{
 				"plugins.backend.webApi.caching.size: 0: must be from 10 to 500000",
 				"plugins.backend.webApi.caching.resyncInterval: 0s: must be from 5s to 1h",
@@ -174,9 +172,9 @@ func TestValidate(t *testing.T) {
 			}},
 		{"above what the machinery takes",
 			func(c *Config) {
-				c.WebAPI.Caching = webapi.CachingConfig{Size: 500001, Workers: 10001, ResyncInterval: duration(2 * time.Hour)}
-				c.WebAPI.ReadRateLimiter = webapi.RateLimiterConfig{QPS: 100000.5, Burst: 10001}
-				c.WebAPI.WriteRateLimiter = webapi.RateLimiterConfig{QPS: math.NaN(), Burst: 10001}
+				c.WebAPI.Caching = CachingConfig{Size: 500001, Workers: 10001, ResyncInterval: duration(2 * time.Hour)}
+				c.WebAPI.ReadRateLimiter = RateLimiterConfig{QPS: 100000.5, Burst: 10001}
+				c.WebAPI.WriteRateLimiter = RateLimiterConfig{QPS: math.NaN(), Burst: 10001}
 			},
 			[]string{
 				"plugins.backend.webApi.caching.size: 500001:",
@@ -189,13 +187,13 @@ func TestValidate(t *testing.T) {
 			}},
 		{"the ends of the machinery's ranges belong to them",
 			func(c *Config) {
-				c.WebAPI.Caching = webapi.CachingConfig{Size: 10, Workers: 10000, ResyncInterval: duration(time.Hour)}
-				c.WebAPI.ReadRateLimiter = webapi.RateLimiterConfig{QPS: 1, Burst: 5}
-				c.WebAPI.WriteRateLimiter = webapi.RateLimiterConfig{QPS: 100000, Burst: 10000}
+				c.WebAPI.Caching = CachingConfig{Size: 10, Workers: 10000, ResyncInterval: duration(time.Hour)}
+				c.WebAPI.ReadRateLimiter = RateLimiterConfig{QPS: 1, Burst: 5}
+				c.WebAPI.WriteRateLimiter = RateLimiterConfig{QPS: 100000, Burst: 10000}
 			}, nil},
 		{"a quota of none would stop every task",
 			func(c *Config) {
-				c.WebAPI.ResourceQuotas = map[core.ResourceNamespace]int{"": 1, "b": -1, "c": 1}
+				c.WebAPI.ResourceQuotas = map[string]int{"": 1, "b": -1, "c": 1}
 				c.WebAPI.ResourceMeta = "anything"
 			},
 			[]string{

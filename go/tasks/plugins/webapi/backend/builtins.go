@@ -14,6 +14,8 @@ import (
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/encoding"
 	k8sconfig "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/flytek8s/config"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/agent"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/connector"
 	propellerconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/config"
 	propellertask "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task"
 	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
@@ -107,7 +109,11 @@ func (blankContext) PluginStateReader() pluginscore.PluginStateReader { return &
 // and the one that would have been the default. It must run while propeller sets up: resource quotas that are registered
 // later are ignored.
 func loadBuiltIns(ctx context.Context, iCtx pluginscore.SetupContext, claimed []string) (*builtIns, error) {
-	entries, err := enabledEntries(ctx)
+	clientset, err := eventsClientset(ctx)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := enabledEntries(ctx, clientset)
 	if err != nil {
 		return nil, err
 	}
@@ -157,12 +163,15 @@ func describeFallbacks(byType map[string]*builtIn) string {
 	return strings.Join(out, ", ")
 }
 
+// learner says whether a plugin is the connector or the agent plugin, which learn their types from services.
+func learner(id string) bool { return id == connector.ID || id == agent.ID }
+
 // preferBuiltIn puts the connector and agent plugins, which may claim any type, behind the plugins made for one.
 func preferBuiltIn(entries []pluginscore.PluginEntry) []pluginscore.PluginEntry {
 	out := slices.Clone(entries)
 	slices.SortStableFunc(out, func(a, b pluginscore.PluginEntry) int {
 		rank := func(e pluginscore.PluginEntry) int {
-			if e.ID == "connector-service" || e.ID == "agent-service" {
+			if learner(e.ID) {
 				return 1
 			}
 			return 0
@@ -172,12 +181,8 @@ func preferBuiltIn(entries []pluginscore.PluginEntry) []pluginscore.PluginEntry 
 	return out
 }
 
-// enabledEntries gives propeller's enabled plugins but ours, in propeller's order.
-func enabledEntries(ctx context.Context) ([]pluginscore.PluginEntry, error) {
-	clientset, err := eventsClientset(ctx)
-	if err != nil {
-		return nil, err
-	}
+// enabledEntries gives propeller's enabled plugins but ours, in propeller's order. The clientset is for loading them.
+func enabledEntries(ctx context.Context, clientset kubernetes.Interface) ([]pluginscore.PluginEntry, error) {
 	entries, _, err := propellertask.WranglePluginsAndGenerateFinalList(ctx, &taskconfig.GetConfig().TaskPlugins, pluginmachinery.PluginRegistry(), clientset)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list propeller's plugins: %w", err)

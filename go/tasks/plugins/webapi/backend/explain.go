@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/flyte-backend/flyte-backend/go/client"
@@ -12,6 +13,8 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	pluginmachinery "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/agent"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/webapi/connector"
 	taskconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task/config"
 )
 
@@ -20,6 +23,8 @@ import (
 type Explanation struct {
 	Deployments []DeploymentReport
 	Conflicts   []registry.Conflict
+	// ConnectorsSilent: the services of Flyte's connector or agent plugin did not answer in time, so that its types are missing.
+	ConnectorsSilent bool
 
 	router *router
 	claims claims
@@ -49,9 +54,16 @@ type Verdict struct {
 	Why   string
 }
 
+// connectorsWait bounds how long Explain waits for the connector and agent plugins' services. Propeller itself waits without a limit.
+const connectorsWait = 5 * time.Second
+
+// connectors are registered once in a process, as propeller does.
+var connectors sync.Once
+
 // Explain asks every deployment of a valid configuration what it serves, as propeller does at its start, for a few seconds at most.
-// It takes the plugins that are compiled in and the section tasks.task-plugins as they are at this moment, and registers nothing.
-// The configuration counts as turned on.
+// It takes the plugins that are compiled in and the section tasks.task-plugins as they are at this moment. If Flyte's connector or
+// agent plugin is enabled, it is registered as propeller does it, which asks its services too; nothing else is. The configuration
+// counts as turned on.
 func Explain(ctx context.Context, cfg *config.Config) (*Explanation, error) {
 	on := *cfg
 	on.Enabled = true
@@ -61,29 +73,16 @@ func Explain(ctx context.Context, cfg *config.Config) (*Explanation, error) {
 	s := newSystem(&on)
 	defer s.pool.close()
 	e := &Explanation{}
-	reports := make(chan DeploymentReport, len(on.Deployments))
-	s.reg = registry.New(&on, func(ctx context.Context, name string) ([]client.Registration, error) {
-		begin := time.Now()
-		regs, err := s.list(ctx, name)
-		d, _ := on.Deployment(name)
-		r := DeploymentReport{Name: name, Config: d, Registrations: regs, Took: time.Since(begin)}
-		if err != nil {
-			r.Err = client.AsError(err)
-		}
-		reports <- r
-		return regs, err
-	})
-	s.discover(ctx)
-	close(reports)
-	for r := range reports {
-		e.Deployments = append(e.Deployments, r)
-	}
-	slices.SortFunc(e.Deployments, func(a, b DeploymentReport) int { return strings.Compare(a.Name, b.Name) })
+	e.ask(ctx, s, &on)
 	snap := s.reg.Snapshot()
 	e.Conflicts = snap.Conflicts()
 	tp := taskconfig.GetConfig().TaskPlugins
+	// Propeller registers its connector plugin after our claim, and loads plugins after both.
 	e.claims = claim(&on, snap.TaskTypes(), pluginmachinery.PluginRegistry(), tp)
-	entries, err := enabledEntries(ctx)
+	if haveConnectors(tp) {
+		e.ConnectorsSilent = !registerConnectors()
+	}
+	entries, err := enabledEntries(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -104,11 +103,58 @@ func Explain(ctx context.Context, cfg *config.Config) (*Explanation, error) {
 	return e, nil
 }
 
-// TaskTypes are the types that there is something to say of: those that would be claimed, left alone, or that services and
-// routes name. Sorted.
+// ask does the discovery of propeller's start, and keeps how each deployment answered.
+func (e *Explanation) ask(ctx context.Context, s *system, cfg *config.Config) {
+	reports := make(chan DeploymentReport, len(cfg.Deployments))
+	s.reg = registry.New(cfg, func(ctx context.Context, name string) ([]client.Registration, error) {
+		begin := time.Now()
+		regs, err := s.list(ctx, name)
+		d, _ := cfg.Deployment(name)
+		r := DeploymentReport{Name: name, Config: d, Registrations: regs, Took: time.Since(begin)}
+		if err != nil {
+			r.Err = client.AsError(err)
+		}
+		reports <- r
+		return regs, err
+	})
+	s.discover(ctx)
+	close(reports)
+	for r := range reports {
+		e.Deployments = append(e.Deployments, r)
+	}
+	slices.SortFunc(e.Deployments, func(a, b DeploymentReport) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// haveConnectors says whether Flyte's connector or agent plugin is enabled and has a service. Without one it has only types that
+// its defaults make up.
+func haveConnectors(tp taskconfig.TaskPluginConfig) bool {
+	c, a := connector.GetConfig(), agent.GetConfig()
+	return isEnabled(tp, connector.ID) && (c.DefaultConnector.Endpoint != "" || len(c.ConnectorDeployments) > 0) ||
+		isEnabled(tp, agent.ID) && (a.DefaultAgent.Endpoint != "" || len(a.AgentDeployments) > 0)
+}
+
+// registerConnectors says whether it came to an end.
+func registerConnectors() bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		connectors.Do(func() {
+			agent.RegisterAgentPlugin(&agent.AgentService{})
+			connector.RegisterConnectorPlugin(&connector.ConnectorService{})
+		})
+	}()
+	select {
+	case <-done:
+		return true
+	case <-time.After(connectorsWait):
+		return false
+	}
+}
+
+// TaskTypes are the types that there is something to say of: those that services, routes, taskTypes and enabled built-in plugins
+// name. Sorted.
 func (e *Explanation) TaskTypes() []string {
-	out := append(slices.Clone(e.claims.types), names(e.claims.left)...)
-	out = append(out, e.router.s.reg.Snapshot().TaskTypes()...)
+	out := slices.Concat(e.claims.types, names(e.claims.left), e.router.s.reg.Snapshot().TaskTypes(), names(e.router.builtIns.byType))
 	slices.Sort(out)
 	return slices.Compact(out)
 }
@@ -117,31 +163,56 @@ func (e *Explanation) TaskTypes() []string {
 func (e *Explanation) Explain(taskType string, taskTypeVersion int32, project, domain string) Verdict {
 	v := Verdict{TaskType: taskType}
 	fallback := e.router.builtIns.forType(taskType).id
+	chosen := operatorsChoice(taskconfig.GetConfig().TaskPlugins, taskType)
 	if why, left := e.claims.left[taskType]; left {
 		v.BuiltIn, v.Why = fallback, "not claimed: "+why
-		if chosen := operatorsChoice(taskconfig.GetConfig().TaskPlugins, taskType); chosen != "" {
+		if chosen != "" {
 			v.BuiltIn = chosen
 		}
 		return v
 	}
-	why, claimed := e.claims.why[taskType]
-	if !claimed && e.router.builtIns.serves(taskType) {
-		v.BuiltIn, v.Why = fallback, "not claimed: it is a built-in plugin's, and no route, no taskTypes and no service named it at the start"
+	claimed := e.claims.why[taskType] != ""
+	if !claimed && e.router.builtIns.serves(taskType) && chosen != "" {
+		v.BuiltIn, v.Why = chosen, "not claimed: tasks.task-plugins.default-for-task-types gives it to this plugin"
 		return v
 	}
-	if !claimed {
-		why = "no plugin has it, so it reaches this one as the default"
+	if !claimed && e.router.builtIns.serves(taskType) {
+		v.BuiltIn, v.Why = fallback, "not claimed: it is this plugin's, and no route, no taskTypes and no service names it"
+		return v
 	}
 	d, how := e.router.choose(&core.TaskTemplate{Type: taskType, TaskTypeVersion: taskTypeVersion}, identity{project: project, domain: domain}, &envelope{})
 	switch {
 	case d != nil:
 		v.Deployment, v.PluginVersion, v.Mode = d.Deployment, d.PluginVersion, d.Mode.String()
-		v.Why = d.Reason + "; claimed: " + why
+		v.Why = d.Reason + e.doubts(d, taskType, taskTypeVersion)
 	case how == reasonUnanswered:
 		v.Waits = true
-		v.Why = fmt.Sprintf("taskTypes names it, no built-in plugin has it, and not every deployment has answered: it waits, for %s at most", e.router.s.config().Create.Deadline.Duration)
+		v.Why = fmt.Sprintf("taskTypes names it, no built-in plugin has it, and not every deployment has answered: it waits, for %s at most", e.deadline())
 	default:
-		v.BuiltIn, v.Why = fallback, explanations[how]+"; claimed: "+why
+		v.BuiltIn, v.Why = fallback, explanations[how]
+		if !claimed {
+			v.Why += ", and no built-in plugin has it: it goes to the default plugin"
+		}
 	}
 	return v
+}
+
+func (e *Explanation) deadline() time.Duration { return e.router.s.config().Create.Deadline.Duration }
+
+// doubts are what there is to say of a route that its deployment does not bear out.
+func (e *Explanation) doubts(d *registry.Decision, taskType string, taskTypeVersion int32) string {
+	i := slices.IndexFunc(e.Deployments, func(r DeploymentReport) bool { return r.Name == d.Deployment })
+	if i < 0 {
+		return ""
+	}
+	if e.Deployments[i].Err != nil {
+		return fmt.Sprintf(", which does not answer: a task waits, for %s at most", e.deadline())
+	}
+	if slices.ContainsFunc(e.Deployments[i].Registrations, func(r client.Registration) bool {
+		takes, _ := r.Takes(taskTypeVersion)
+		return takes && r.TaskType == taskType && r.PluginVersion == d.PluginVersion
+	}) {
+		return ""
+	}
+	return fmt.Sprintf(", which lists no such plugin (type %s, %s): the route counts all the same, and the service is called", taskType, d.PluginVersion)
 }

@@ -50,15 +50,31 @@ type plugin struct{ s *system }
 var _ webapi.AsyncPlugin = plugin{}
 
 // GetConfig gives the machinery its settings.
-func (p plugin) GetConfig() webapi.PluginConfig { return p.s.config().WebAPI }
+func (p plugin) GetConfig() webapi.PluginConfig { return machineryConfig(p.s.config().WebAPI) }
+
+// machineryConfig says the settings in the machinery's own words.
+func machineryConfig(c config.WebAPIConfig) webapi.PluginConfig {
+	out := webapi.PluginConfig{
+		ReadRateLimiter:  webapi.RateLimiterConfig(c.ReadRateLimiter),
+		WriteRateLimiter: webapi.RateLimiterConfig(c.WriteRateLimiter),
+		Caching:          webapi.CachingConfig(c.Caching),
+		ResourceMeta:     c.ResourceMeta,
+	}
+	if c.ResourceQuotas != nil {
+		out.ResourceQuotas = make(webapi.ResourceQuotas, len(c.ResourceQuotas))
+		for namespace, n := range c.ResourceQuotas {
+			out.ResourceQuotas[pluginscore.ResourceNamespace(namespace)] = n
+		}
+	}
+	return out
+}
 
 // ResourceRequirements takes a token from the quota that bears the deployment's name, or else from "default".
 func (p plugin) ResourceRequirements(_ context.Context, tCtx webapi.TaskExecutionContextReader) (
 	pluginscore.ResourceNamespace, pluginscore.ResourceConstraintsSpec, error) {
 	if h, ok := handlingOf(tCtx); ok {
-		ns := pluginscore.ResourceNamespace(h.env.Deployment)
-		if _, has := p.GetConfig().ResourceQuotas[ns]; has {
-			return ns, pluginscore.ResourceConstraintsSpec{}, nil
+		if _, has := p.s.config().WebAPI.ResourceQuotas[h.env.Deployment]; has {
+			return pluginscore.ResourceNamespace(h.env.Deployment), pluginscore.ResourceConstraintsSpec{}, nil
 		}
 	}
 	return "default", pluginscore.ResourceConstraintsSpec{}, nil

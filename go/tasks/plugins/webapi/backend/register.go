@@ -44,6 +44,14 @@ var global registration
 
 func init() { config.OnUpdate(global.onConfig) }
 
+// OnlyLook has this process register nothing with propeller, and call no service, whatever configuration it loads from now on. It
+// is for programs that look at propeller's configuration and run no tasks.
+func OnlyLook() {
+	global.mu.Lock()
+	defer global.mu.Unlock()
+	global.registered = true
+}
+
 // onConfig runs when configuration is first loaded, before propeller sets up plugins, and on every change.
 func (g *registration) onConfig(ctx context.Context, cfg *config.Config) {
 	g.mu.Lock()

@@ -471,7 +471,7 @@ func testResourceQuota(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: succeeded(1)})
-	w := newWorld(t, func(c *config.Config) { c.WebAPI.ResourceQuotas = map[pluginscore.ResourceNamespace]int{"default": 10} }, b)
+	w := newWorld(t, func(c *config.Config) { c.WebAPI.ResourceQuotas = map[string]int{"default": 10} }, b)
 	run := w.start(taskrunner.Task{Template: template(myTask)})
 	require.True(t, w.finish(run).Succeeded)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/gob"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -533,4 +534,23 @@ func TestInnerState(t *testing.T) {
 	require.NoError(t, second.Reset())
 	require.True(t, second.changed)
 	require.Nil(t, second.written)
+}
+
+// TestMachineryConfig: the section's copy of the machinery's settings has the same keys, and each value arrives.
+func TestMachineryConfig(t *testing.T) {
+	t.Parallel()
+	const text = `{
+		"resourceQuotas": {"a": 1, "b": 2},
+		"readRateLimiter": {"qps": 3, "burst": 4}, "writeRateLimiter": {"qps": 5, "burst": 6},
+		"caching": {"size": 7, "resyncInterval": "8s", "workers": 9, "maxSystemFailures": 10},
+		"resourceMeta": "11"
+	}`
+	var ours config.WebAPIConfig
+	require.NoError(t, json.Unmarshal([]byte(text), &ours))
+	raw, err := json.Marshal(machineryConfig(ours))
+	require.NoError(t, err)
+	require.JSONEq(t, text, string(raw), "every key of the machinery's")
+	raw, err = json.Marshal(ours)
+	require.NoError(t, err)
+	require.JSONEq(t, text, string(raw), "and no other")
 }
