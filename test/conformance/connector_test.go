@@ -211,6 +211,8 @@ func newConnector(t *testing.T, venv string) *connector {
 // freePort gives a port that is free now, and that the system gives to nobody who asks for any while the service is away.
 func freePort(t *testing.T) int {
 	t.Helper()
+	usedMu.Lock()
+	defer usedMu.Unlock()
 	for port := 16000 + os.Getpid()%8000; ; port++ {
 		if used[port] {
 			continue
@@ -225,7 +227,10 @@ func freePort(t *testing.T) int {
 	}
 }
 
-var used = map[int]bool{}
+var (
+	usedMu sync.Mutex
+	used   = map[int]bool{}
+)
 
 func (c *connector) endpoint() string { return fmt.Sprintf("127.0.0.1:%d", c.port) }
 

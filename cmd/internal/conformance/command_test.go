@@ -243,10 +243,11 @@ func TestConformanceInterrupted(t *testing.T) {
 func TestConformanceRestarts(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := lis.Addr().String()
-	require.NoError(t, lis.Close())
+	// While the service is down nobody else may get its port: this one looks where the system gives none away.
+	b := backendtest.New()
+	require.NoError(t, b.Start())
+	address := b.Endpoint()
+	b.Kill()
 	restart := filepath.Join(dir, "restart.sh")
 	require.NoError(t, os.WriteFile(restart, []byte(fmt.Sprintf(`set -e
 cd %q
