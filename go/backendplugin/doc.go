@@ -44,3 +44,4 @@ package backendplugin
 
 //go:generate ../../tools/proto.sh generate
 //go:generate go run ./internal/genapi ../../api/openapi.yaml rest/openapi.json
+//go:generate cp rest/openapi.json ../../python/src/flyte_backend/openapi.json
