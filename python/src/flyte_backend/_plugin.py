@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._errors import BackendError, UserError
 from ._protojson import Invalid
 from ._secrets import Secrets
 from ._values import Literals, decode_literals, wholes
 
-Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+if TYPE_CHECKING:
+    Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+else:  # Python 3.10 cannot subscript it
+    Logger = logging.Logger | logging.LoggerAdapter
 
 
 class BackendPluginBase:
