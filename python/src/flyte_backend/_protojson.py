@@ -182,17 +182,16 @@ def _map(item: _Check) -> _Check:
 
 def _enum(schema: dict[str, Any]) -> _Check:
     names: list[str] = next(s["enum"] for s in schema["anyOf"] if s["type"] == "string")
-    numbers: list[int] = next(s for s in schema["anyOf"] if s["type"] == "integer").get("enum", [])
+    # flyteidl's enums count from 0.
+    numbers = next(s for s in schema["anyOf"] if s["type"] == "integer").get("enum", range(len(names)))
 
     def check(value: Json) -> Json:
         if isinstance(value, str) and value in names:
             return value
-        if _whole(value) is not None and numbers:
+        if _whole(value) is not None:
             for name, number in zip(names, numbers, strict=True):
                 if number == value:
                     return name
-        elif _whole(value) is not None and 0 <= value < len(names):
-            return int(value)
         raise Invalid(f"it is {_shown(value)}, which is none of its values ({', '.join(names[:8])})")
 
     return check

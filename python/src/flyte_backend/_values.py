@@ -394,31 +394,26 @@ def _exactly(value: Any, kind: type) -> Json:
     return encode(value)
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "STRING": str,
+    "BOOLEAN": bool,
+    "DATETIME": date,
+    "DURATION": timedelta,
+    "BINARY": (bytes, bytearray, Binary),
+    "NONE": type(None),
+    "ERROR": TaskFailure,
+}
+
+
 def _simple(value: Any, kind: str) -> Json:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    fits: bool
-    match kind:
-        case "INTEGER":
-            fits, value = is_number and float(value).is_integer(), int(value) if is_number and math.isfinite(value) else value
-        case "FLOAT":
-            fits, value = is_number, float(value) if is_number else value
-        case "STRING":
-            fits = isinstance(value, str)
-        case "BOOLEAN":
-            fits = isinstance(value, bool)
-        case "DATETIME":
-            fits = isinstance(value, date)
-        case "DURATION":
-            fits = isinstance(value, timedelta)
-        case "BINARY":
-            fits = isinstance(value, (bytes, bytearray, Binary))
-        case "NONE":
-            fits = value is None
-        case "ERROR":
-            fits = isinstance(value, TaskFailure)
-        case _:  # STRUCT
-            return _structure(value)
-    if not fits:
+    if kind == "STRUCT":
+        return _structure(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if kind == "FLOAT":
+            return encode(float(value))
+        if kind == "INTEGER" and float(value).is_integer():
+            return encode(int(value))
+    if not isinstance(value, _KINDS.get(kind, ())):
         raise _mismatch(value, f"a value of kind {kind}")
     return encode(value)
 

@@ -1,5 +1,5 @@
-"""Takes whatever a template, inputs and a job id may be, with every ability: what is refused is refused by the library. It keeps
-its jobs in memory, other than a real plugin."""
+"""Takes whatever a template, inputs and a job id may be, with every ability: what is refused is refused by the library. Its jobs
+are in memory, other than a real plugin's."""
 
 from __future__ import annotations
 
