@@ -99,7 +99,7 @@ def test_job_ids(kind: Any, job_id: Any) -> None:
         async def create(self, task: TaskInfo) -> Any:
             return job_id
 
-        async def poll(self, job_id: kind) -> JobStatus:  # type: ignore[valid-type, override]
+        async def poll(self, job_id: kind) -> JobStatus:
             seen.append(job_id)
             return succeeded()
 
@@ -140,9 +140,9 @@ def test_methods_take_what_they_name(tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
     class Plugin(Whole):
-        async def create(
+        async def create(  # type: ignore[no-untyped-def, override]
             self, t: TaskInfo, *, template, output_prefix, idempotency_key, metadata, secrets, log, literals, extra=7
-        ) -> str:  # type: ignore[no-untyped-def, override]
+        ) -> str:
             seen.update(
                 t=t,
                 template=template,
@@ -182,7 +182,8 @@ def test_methods_take_what_they_name(tmp_path: Path) -> None:
 
 
 def plugin_of(**methods: Any) -> BackendPluginBase:
-    return type("Plugin", (Whole,), {"__module__": __name__, **methods})()
+    plugin: BackendPluginBase = type("Plugin", (Whole,), {"__module__": __name__, **methods})()
+    return plugin
 
 
 def strange(self: Any, task: TaskInfo, colour: str) -> str:
@@ -239,7 +240,7 @@ class LogsOnly(SyncPlugin):
     [
         ("a class", lambda: Whole, "Whole is a class; register a plugin, Whole()"),
         ("something else", lambda: 7, "7 is no BackendPluginBase"),
-        ("no super().__init__", lambda: Nothing(), "Nothing has no task type; its __init__ calls super..__init__"),
+        ("no super().__init__", lambda: Nothing(), r"Nothing has no task type; its __init__ calls super\(\)\.__init__"),
         (
             "no methods",
             lambda: Nothing("t"),
@@ -301,8 +302,8 @@ def test_which_version_is_taken() -> None:
     )
     find = plugins.find
 
-    def version(*args: Any, **more: Any) -> str:
-        return find(*args, lambda p: p.is_async, **more).version
+    def version(task_type: str, version: str, task_type_version: int, about_job: bool = False) -> str:
+        return find(task_type, version, task_type_version, lambda p: p.is_async, about_job=about_job).version
 
     assert version("t", "", 0) == "v10", "the highest, in natural order"
     assert version("t", "v9", 0) == "v9", "the one that is named"

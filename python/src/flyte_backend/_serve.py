@@ -107,15 +107,23 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         if args.workers < 1:
             raise ConfigurationError(f"--workers is {args.workers}; at least one is needed")
+        for name, port in (("--port", args.port), ("--grpc-port", args.grpc_port or 0)):
+            if not 0 <= port < 1 << 16:
+                raise ConfigurationError(f"{name} is {port}, which is no port")
         certificates = _certificates(args)
         code = _supervise(given, args) if args.workers > 1 and args.fd is None else _serve(args, certificates)
     except FlyteBackendError as e:
         log.debug("it could not start", exc_info=True)
         print(f"flyte-backend-serve: {e}", file=sys.stderr)
         code = CANNOT_START
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """Threads of plugins that never end would keep the process otherwise."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # threads of plugins that never end would keep the process
+    os._exit(code)
 
 
 def _serve(args: argparse.Namespace, certificates: Certificates | None) -> int:
@@ -140,17 +148,21 @@ def _serve(args: argparse.Namespace, certificates: Certificates | None) -> int:
     service = Service(None, options)
     server = Server(service, listening)
 
-    async def run() -> bool:
+    async def run() -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.end)
-        return await server.run()
+        if await server.run():
+            return
+        _exit(CUT_OFF)  # what does not end would keep the loop
 
     try:
         import uvloop
     except ImportError:
-        return OK if asyncio.run(run()) else CUT_OFF
-    return OK if uvloop.run(run()) else CUT_OFF
+        asyncio.run(run())
+    else:
+        uvloop.run(run())
+    return OK
 
 
 def _supervise(given: Sequence[str], args: argparse.Namespace) -> int:
@@ -191,7 +203,9 @@ def _supervise(given: Sequence[str], args: argparse.Namespace) -> int:
             began = time.monotonic()
             workers[i] = start()
         if ending and all(worker.poll() is not None for worker in workers):
-            return code or max((abs(worker.returncode) for worker in workers), default=OK) and (code or CUT_OFF)
+            # SIGTERM itself ends a worker only before it serves.
+            good = (OK, -signal.SIGTERM)
+            return code or (OK if all(worker.returncode in good for worker in workers) else CUT_OFF)
         time.sleep(0.1)
 
 

@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 
 from flyte_backend import (
     BackendPluginBase,
-    BackendPluginRegistry,
     JobStatus,
     Literals,
     LogLine,
@@ -49,6 +48,3 @@ class Anything(BackendPluginBase):
 
     async def metrics(self, job_id: str, queries: list[str]) -> list[Metric]:
         return [Metric(name, {"resultType": "matrix", "result": []}) for name in queries]
-
-
-BackendPluginRegistry.register(Anything())
