@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from flyte_backend._protojson import Invalid, check_message, contract
+from flyte_backend._protojson import Invalid, _enum, check_message, contract
 
 from .conftest import ROOT
 
@@ -90,7 +90,6 @@ def deep(levels: int) -> dict[str, Any]:
         ),
         ("one of them", TEMPLATE, {"container": {}, "sql": {}}, "container and sql exclude each other"),
         ("unknown enum", TEMPLATE, {"id": {"resourceType": "NOPE"}}, 'resourceType: it is "NOPE", which is none of its values'),
-        ("unknown number of an enum", TEMPLATE, {"id": {"resourceType": 99}}, "resourceType: it is 99, which is none"),
         ("true is no enum", TEMPLATE, {"id": {"resourceType": True}}, "resourceType"),
         ("fraction", TEMPLATE, {"taskTypeVersion": 1.5}, "taskTypeVersion: it is 1.5, which is no integer"),
         ("too large", TEMPLATE, {"taskTypeVersion": 1 << 31}, "which is not from -2147483648 to 2147483647"),
@@ -118,3 +117,14 @@ def test_refused(reason: str, message: str, given: Any, says: str) -> None:
     with pytest.raises(Invalid) as e:
         check_message(message, given)
     assert says in str(e.value), reason
+
+
+def test_numbers_of_enums() -> None:
+    names = {"type": "string", "enum": ["A", "B"]}
+    named = _enum({"anyOf": [names, {"type": "integer", "enum": [0, 5]}]})
+    assert [named(value) for value in (0, 5, 5.0, "B")] == ["A", "B", "B", "B"]
+    for value in (1, 7, True, "C", None):
+        with pytest.raises(Invalid, match="which is none of its values"):
+            named(value)
+    free = _enum({"anyOf": [names, {"type": "integer", "minimum": 0}]})
+    assert [free(value) for value in (1, 7)] == ["B", 7], "the contract does not say which there are"

@@ -182,16 +182,17 @@ def _map(item: _Check) -> _Check:
 
 def _enum(schema: dict[str, Any]) -> _Check:
     names: list[str] = next(s["enum"] for s in schema["anyOf"] if s["type"] == "string")
-    # flyteidl's enums count from 0.
-    numbers = next(s for s in schema["anyOf"] if s["type"] == "integer").get("enum", range(len(names)))
+    # Where the contract names the numbers, others are refused. flyteidl's enums count from 0.
+    numbers: list[int] | None = next(s for s in schema["anyOf"] if s["type"] == "integer").get("enum")
 
     def check(value: Json) -> Json:
         if isinstance(value, str) and value in names:
             return value
-        if _whole(value) is not None:
-            for name, number in zip(names, numbers, strict=True):
-                if number == value:
-                    return name
+        n = _whole(value)
+        if n is not None and numbers is None:
+            return names[n] if 0 <= n < len(names) else n
+        if n is not None and numbers is not None and n in numbers:
+            return names[numbers.index(n)]
         raise Invalid(f"it is {_shown(value)}, which is none of its values ({', '.join(names[:8])})")
 
     return check

@@ -78,8 +78,13 @@ class Server:
         at, options = self.listening, self.service.options
         listener = at.socket or open_socket(at.host, at.port)
         self.port = listener.getsockname()[1]
-        await self.service.start()
-        grpc = self._grpc()
+        try:
+            await self.service.start()
+            grpc = self._grpc()
+        except BaseException:
+            listener.close()
+            await self.service.stop()
+            raise
         http = HTTPServer(
             uvicorn.Config(
                 create_app(service=self.service),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ async def _directly(
     task = {
         "template": check_message("flyteidl.core.TaskTemplate", body["template"]),
         "literals": check_message("flyteidl.core.LiteralMap", body["inputs"])["literals"],
-        "key": "test",
+        "key": uuid.uuid4().hex,
     }
     service = Service([plugin], options)
     await service.start()
