@@ -11,6 +11,7 @@ GO         ?= go
 TEST_FLAGS ?= -count=1 -parallel=16 -p=4
 # The SDK is a module of its own, which ./... leaves out. It is built as its users build it: without the main module.
 SDK        := cd go/backendplugin && GOWORK=off
+PYTEST_FLAGS ?= -q
 RACE_COUNT ?= 2
 RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
 # Whole workflows under the race detector take minutes, so these run once.
@@ -61,6 +62,11 @@ test: test-tools ## Run all tests (TEST_FLAGS).
 	@$(FIRST)
 	$(GO) test $(TEST_FLAGS) ./... ./testdata/workflows # ./... leaves out what is below testdata
 	$(SDK) $(GO) test $(TEST_FLAGS) ./...
+	@$(MAKE) test-python
+
+.PHONY: test-python
+test-python: ## Run the tests of python/ and of examples/python (PYTEST_FLAGS); its environment is made first, once.
+	cd python && $$(../tools/python.sh)/bin/pytest $(PYTEST_FLAGS)
 
 .PHONY: test-tools
 test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, Chromium. Once; a minute.
@@ -87,7 +93,7 @@ bench: ## Run the benchmarks (BENCH selects them by name, BENCH_FLAGS).
 	$(GO) test -run '^$$' -bench '$(BENCH)' $(BENCH_FLAGS) $$packages
 
 .PHONY: lint
-lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml), buf (buf.yaml) and generate-check.
+lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml), mypy (python/pyproject.toml), buf (buf.yaml) and generate-check.
 	tools/proto.sh lint
 	tools/proto.sh breaking
 	$(LINT) config verify
@@ -95,6 +101,7 @@ lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruf
 	$(SDK) ../../$(LINT) run ./...
 	$(RUFF) check
 	$(RUFF) format --check
+	cd python && $$(../tools/python.sh)/bin/mypy src tests
 
 .PHONY: format
 format: $(LINT) $(RUFF) ## Format the code and order imports as lint wants them.

@@ -1,8 +1,7 @@
 import pytest
-from square import Square
-
 from flyte_backend import UserError
 from flyte_backend.testing import run
+from square import Square
 
 
 @pytest.mark.parametrize("over_http", [False, True])
