@@ -13,6 +13,7 @@ TEST_FLAGS ?= -count=1 -parallel=16 -p=4
 SDK        := cd go/backendplugin && GOWORK=off
 # So is the conformance suite.
 SUITE      := cd go/conformance && GOWORK=off
+PYTEST_FLAGS ?= -q
 RACE_COUNT ?= 2
 RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
 # Whole workflows under the race detector take minutes, so these run once.
@@ -63,6 +64,10 @@ test: test-tools ## Run all tests (TEST_FLAGS).
 	@$(FIRST)
 	@GO='$(GO)' tools/test.sh $(TEST_FLAGS)
 
+.PHONY: test-python
+test-python: ## Run the tests of python/ and of examples/python (PYTEST_FLAGS); its environment is made first, once.
+	cd python && $$(../tools/python.sh)/bin/pytest $(PYTEST_FLAGS)
+
 .PHONY: test-tools
 test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, the TypeScript example, Chromium. Once; a minute.
 	@tools/flytekit.sh >/dev/null
@@ -100,7 +105,7 @@ bench: ## Run the benchmarks (BENCH selects them by name, BENCH_FLAGS).
 	$(GO) test -run '^$$' -bench '$(BENCH)' $(BENCH_FLAGS) $$packages
 
 .PHONY: lint
-lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml), buf (buf.yaml), Redocly (api/redocly.yaml) and generate-check.
+lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml), mypy (python/pyproject.toml), buf (buf.yaml), Redocly (api/redocly.yaml) and generate-check.
 	tools/proto.sh lint
 	tools/proto.sh breaking
 	tools/redocly.sh
@@ -110,6 +115,7 @@ lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruf
 	$(SUITE) ../../$(LINT) run ./...
 	$(RUFF) check
 	$(RUFF) format --check
+	cd python && $$(../tools/python.sh)/bin/mypy src tests
 
 .PHONY: format
 format: $(LINT) $(RUFF) ## Format the code and order imports as lint wants them.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests of all modules with the flags that it is given. The small modules' tests wait more than they compute, so they run
-# beside the main module's; what they print comes after it.
+# Runs the tests of all modules with the flags that it is given, and those of Python (PYTEST_FLAGS). The small modules' tests wait
+# more than they compute, so they run beside the main module's; what they print comes after it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go}
@@ -13,6 +13,10 @@ for module in "${modules[@]}"; do
 	(cd "$module" && GOWORK=off "$go" test "$@" ./...) >"$folder/${module//\//-}" 2>&1 &
 	running+=($!)
 done
+
+make test-python >"$folder/python" 2>&1 &
+modules+=(python)
+running+=($!)
 
 failed=0
 "$go" test "$@" ./... ./testdata/workflows || failed=$? # ./... leaves out what is below testdata

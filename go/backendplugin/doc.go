@@ -48,3 +48,4 @@ package backendplugin
 
 //go:generate ../../tools/proto.sh generate
 //go:generate go run ./internal/genapi ../../api/openapi.yaml rest/openapi.json
+//go:generate cp rest/openapi.json ../../python/src/flyte_backend/openapi.json

@@ -1,0 +1,58 @@
+"""Logs as JSON, for machines, or as text. Inputs, outputs, job ids and secrets are never logged by this package."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+def _extras(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _when(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class JSONFormatter(logging.Formatter):
+    """A line of JSON for each record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": _when(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extras(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, message, and what else there is as key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        more = "".join(f" {key}={_shown(value)}" for key, value in _extras(record).items())
+        line = f"{_when(record)} {record.levelname} {record.getMessage()}{more}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "=\n') else text
+
+
+def set_up(style: str, level: str, stream: TextIO = sys.stderr) -> None:
+    """Send the whole process's log to a stream, as ``json`` or ``text``."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JSONFormatter() if style == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in ("uvicorn", "uvicorn.error", "asyncio"):  # what they tell of beginnings and ends, the service tells itself
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,104 @@
+"""The service's metrics in Prometheus's text form. They are few and fixed, and called as the Go SDK's are."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+
+PREFIX = "flyte_backend_plugin_"
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# Name, kind and help of each.
+INFO: dict[str, tuple[str, str]] = {
+    "calls_total": ("counter", "Calls that ended, by the gRPC code that they ended with."),
+    "call_duration_seconds": ("histogram", "How long calls took, by histogram."),
+    "calls_in_flight": ("gauge", "Calls that run plugins' code, those among them that nobody waits for any more."),
+    "calls_turned_away_total": ("counter", "Calls over the limit of calls at once."),
+    "watched_jobs": ("gauge", "Jobs that callers follow."),
+    "ready": ("gauge", "1 while the service reports that it is ready."),
+    "build_info": ("gauge", "Always 1; tells the SDK's version."),
+}
+
+# Stands for the task type and version of calls for a plugin that is not here: what callers send is no label.
+NO_PLUGIN = "(none)"
+
+Labels = tuple[tuple[str, str], ...]
+
+
+def package_version() -> str:
+    try:
+        return version("flyte-backend")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Metrics:
+    """Counts, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[str, dict[Labels, float]] = {name: {} for name in INFO}
+        self._buckets: dict[Labels, list[int]] = {}
+        for name in ("calls_in_flight", "calls_turned_away_total", "watched_jobs", "ready"):
+            self._values[name][()] = 0
+        info = (("version", package_version()), ("python_version", platform.python_version()))
+        self._values["build_info"][info] = 1
+
+    def add(self, name: str, by: float = 1, labels: Labels = ()) -> None:
+        with self._lock:
+            values = self._values[name]
+            values[labels] = values.get(labels, 0) + by
+
+    def set(self, name: str, value: float) -> None:
+        with self._lock:
+            self._values[name][()] = value
+
+    def ended(self, call: str, task_type: str, plugin_version: str, transport: str, code: str, took: float) -> None:
+        """A call ended."""
+        where = (("call", call), ("task_type", task_type), ("transport", transport))
+        labels = (
+            ("call", call),
+            ("task_type", task_type),
+            ("plugin_version", plugin_version),
+            ("transport", transport),
+            ("code", code),
+        )
+        with self._lock:
+            counts = self._values["calls_total"]
+            counts[labels] = counts.get(labels, 0) + 1
+            sums = self._values["call_duration_seconds"]
+            sums[where] = sums.get(where, 0) + took
+            buckets = self._buckets.setdefault(where, [0] * (len(BUCKETS) + 1))
+            buckets[next((i for i, most in enumerate(BUCKETS) if took <= most), len(BUCKETS))] += 1
+
+    def text(self) -> str:
+        lines = []
+        with self._lock:
+            for name, (kind, about) in INFO.items():
+                lines += [f"# HELP {PREFIX}{name} {about}", f"# TYPE {PREFIX}{name} {kind}"]
+                for labels, value in self._values[name].items():
+                    if kind != "histogram":
+                        lines.append(f"{PREFIX}{name}{_labels(labels)} {_number(value)}")
+                        continue
+                    seen = 0
+                    for most, count in zip((*map(_number, BUCKETS), "+Inf"), self._buckets[labels], strict=True):
+                        seen += count
+                        lines.append(f"{PREFIX}{name}_bucket{_labels((*labels, ('le', most)))} {seen}")
+                    lines.append(f"{PREFIX}{name}_sum{_labels(labels)} {_number(value)}")
+                    lines.append(f"{PREFIX}{name}_count{_labels(labels)} {seen}")
+        return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else repr(value)
+
+
+def _labels(labels: Iterable[tuple[str, str]]) -> str:
+    def escaped(value: str) -> str:
+        return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+    inner = ",".join(f'{name}="{escaped(value)}"' for name, value in labels)
+    return f"{{{inner}}}" if inner else ""

@@ -1,0 +1,152 @@
+"""For tests of plugins: a job's whole life in one call, and a real service for as long as a test lasts.
+
+::
+
+    def test_square():
+        assert run(Square(), {"x": 3}) == {"o0": 9}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ._errors import PluginError
+from ._plugin import BackendPluginBase
+from ._server import Listening, Server
+from ._service import Service, ServiceOptions
+from .client import BackendClient, Job, JobView, _Pauses, _Requests, task_template
+
+__all__ = ["RunningService", "run", "serve", "task_template"]
+
+
+def run(
+    plugin: BackendPluginBase,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    custom: Any = None,
+    template: Mapping[str, Any] | None = None,
+    outputs: Mapping[str, Any] | None = None,
+    timeout: float = 10.0,
+    over_http: bool = False,
+    options: ServiceOptions | None = None,
+) -> dict[str, Any]:
+    """Run one task from create to its end, and give its outputs. Then delete it, twice, as propeller may.
+
+    Values go through literals on the way in and out, as they do in Flyte. ``over_http`` goes through a real service on
+    127.0.0.1 as well. ``outputs`` are the Python types that the task declares. A plugin that has only ``execute`` is run by it.
+
+    Raises what the plugin raises, :class:`JobFailed` for a job that ends without success, and TimeoutError.
+    """
+    if template is None:
+        template = task_template(plugin.task_type, custom=custom, inputs=inputs, outputs=outputs)
+    more: dict[str, Any] = {"custom": custom, "template": template, "version": plugin.version}
+    if over_http:
+        with serve(plugin, options=options) as service:
+            if _is_sync(plugin):
+                return service.client.execute(plugin.task_type, inputs, timeout=timeout, **more)
+            job = service.client.submit(plugin.task_type, inputs, **more)
+            try:
+                return job.result(timeout)
+            finally:
+                job.cancel()
+                job.cancel()
+    return asyncio.run(_directly(plugin, inputs or {}, template, custom, timeout, options))
+
+
+def _is_sync(plugin: BackendPluginBase) -> bool:
+    return not hasattr(plugin, "create")
+
+
+async def _directly(
+    plugin: BackendPluginBase,
+    inputs: Mapping[str, Any],
+    template: Mapping[str, Any],
+    custom: Any,
+    timeout: float,
+    options: ServiceOptions | None,
+) -> dict[str, Any]:
+    from ._binding import Call
+    from ._protojson import check_message
+
+    body = _Requests.create(plugin.task_type, plugin.version, template, inputs, custom, "", None, "")["json"]
+    task = {
+        "template": check_message("flyteidl.core.TaskTemplate", body["template"]),
+        "literals": check_message("flyteidl.core.LiteralMap", body["inputs"])["literals"],
+        "key": uuid.uuid4().hex,
+    }
+    service = Service([plugin], options)
+    await service.start()
+    try:
+        view = JobView(plugin.task_type, plugin.version, "")
+        if _is_sync(plugin):
+            wire, _ = await asyncio.wait_for(service.execute(Call(plugin.task_type, plugin.version, **task)), timeout)
+            view._see(wire)
+            return view._ended()
+        job_id = await service.create(Call(plugin.task_type, plugin.version, **task))
+        job = Call(plugin.task_type, plugin.version, job_id=job_id)
+        pauses = _Pauses(timeout)
+        try:
+            while True:
+                view._see((await service.poll(job))[0])
+                if view.state.is_final:
+                    return view._ended()
+                await asyncio.sleep(pauses.after(view.poll_after))
+        finally:
+            await service.delete(job)
+            await service.delete(job)
+    finally:
+        await service.stop()
+
+
+class RunningService:
+    """A service that runs. ``client`` is a client of it."""
+
+    def __init__(self, url: str, grpc_address: str | None) -> None:
+        self.url = url
+        self.grpc_address = grpc_address
+        self.client = BackendClient(url)
+
+    def submit(self, task_type: str, inputs: Mapping[str, Any] | None = None, **more: Any) -> Job:
+        """As :meth:`BackendClient.submit`."""
+        return self.client.submit(task_type, inputs, **more)
+
+
+@contextlib.contextmanager
+def serve(*plugins: BackendPluginBase, options: ServiceOptions | None = None, grpc: bool = False) -> Iterator[RunningService]:
+    """A real service of plugins on free ports of 127.0.0.1, in a thread, for as long as the block lasts."""
+    options = options or ServiceOptions(readiness_delay=0, drain_timeout=2)
+    server = Server(Service(_sequence(plugins), options), Listening(port=0, grpc_port=0 if grpc else None))
+    ready = threading.Event()
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            asyncio.run(server.run(ready.set))
+        except BaseException as e:  # told by the thread that waits
+            failed.append(e)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=work, name="flyte-backend-service", daemon=True)
+    thread.start()
+    ready.wait()
+    if failed:
+        raise failed[0]
+    running = RunningService(f"http://127.0.0.1:{server.port}", f"127.0.0.1:{server.grpc_port}" if grpc else None)
+    try:
+        yield running
+    finally:
+        running.client.close()
+        server.end(at_once=True)
+        thread.join(30)
+
+
+def _sequence(plugins: Sequence[BackendPluginBase]) -> Sequence[BackendPluginBase]:
+    if not plugins:
+        raise PluginError("there is no plugin to serve")
+    return plugins
