@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the virtual environment for developing python/ and prints its folder, .cache/python-<checkout>: what
 # tools/requirements-python.txt pins, and the package itself, editable. Does nothing when it is there; makes it anew when the
-# requirements or python/pyproject.toml changed, or the checkout was moved. May be called many times at once: the first makes
+# requirements or the package's metadata changed, or the checkout was moved. May be called many times at once: the first makes
 # it, the others wait. Everything but the folder goes to standard error.
 #
 # Needs a Python from 3.11 on with the venv module, as what it pins does; FLYTE_BACKEND_PYTHON names one that is not found on
@@ -14,7 +14,7 @@ requirements=tools/requirements-python.txt
 folder=$PWD/.cache/python-$(cksum <<<"$PWD" | cut -d ' ' -f 1)
 
 # made prints what the environment is made of.
-made() { echo "$PWD" && cat "$requirements" python/pyproject.toml; }
+made() { echo "$PWD" && cat "$requirements" && sed '/^\[tool\.mypy\]/,$d' python/pyproject.toml; }
 
 # complete says that the folder was made to its end, of that.
 complete() { made | cmp --silent - "$folder/made-of.txt" 2>/dev/null; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
@@ -67,6 +68,31 @@ def test_the_app_has_exactly_the_contracts_routes() -> None:
     has = {route.path: set(route.methods) for route in app.routes}  # type: ignore[attr-defined]
     assert has == want
     assert {path: set(handlers) for path, handlers in PATHS.items()} == want
+
+
+def test_middleware_of_an_author_sees_all_calls() -> None:
+    app = create_app([Anything()])
+    seen = []
+
+    @app.middleware("http")
+    async def tell(request: Any, call_next: Any) -> Any:
+        seen.append(request.url.path)
+        return await call_next(request)
+
+    @app.get("/mine")
+    def mine() -> str:
+        return "mine"
+
+    async def work() -> None:
+        await app.service.start()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            assert (await client.get("/mine")).json() == "mine"
+            assert (await client.put(CREATE, json=JOB)).json()["job_id"] == "job-0"
+            assert (await client.get("/nope")).json()["error_code"] == "NOT_FOUND"
+        await app.service.stop()
+
+    asyncio.run(work())
+    assert seen == ["/mine", CREATE, "/nope"]
 
 
 def test_the_document_and_the_page(http: httpx.Client) -> None:
@@ -405,8 +431,6 @@ class Slow(Anything):
         return succeeded()
 
     async def execute(self, task: TaskInfo) -> JobStatus:
-        import asyncio
-
         try:
             await asyncio.sleep(30)
         except asyncio.CancelledError:

@@ -299,9 +299,24 @@ def test_workers(start: Start) -> None:
     os.kill(first[0], signal.SIGKILL)
     eventually(lambda: len(set(children(process.popen.pid)) - set(first)) == 1 and first[0] not in children(process.popen.pid))
     eventually(lambda: httpx.get(process.url + "/readyz").status_code == 200)
+    with contextlib.ExitStack() as stack:
+        # Each connection has its own worker, sooner or later.
+        for _ in range(20):
+            stack.enter_context(httpx.Client(base_url=process.url)).put(PATH, json=JOB)
+        counted = 'call="Create",task_type="square",plugin_version="v1",transport="rest",code="OK"} 20\n'
+        eventually(lambda: all(counted in httpx.get(process.url + "/metrics").text for _ in range(10)))
     process.signal()
     assert process.wait() == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in first)
+
+
+def test_an_async_method_that_blocks_is_told(start: Start) -> None:
+    module = (
+        "import time\nfrom tests.plugins.jobs import Jobs\nclass Mine(Jobs):\n async def delete(self, job_id): time.sleep(4)\n"
+    )
+    process = start("--insecure", "--plugins", "mine:Mine", mine=module)
+    httpx.delete(process.url + PATH, params={"job_id": "a"}, timeout=20)
+    process.wait_for("no call was answered for a while: an async method of a plugin blocks; a plain one gets a thread")
 
 
 def children(pid: int) -> list[int]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 PREFIX = "flyte_backend_plugin_"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -35,10 +39,16 @@ def package_version() -> str:
         return "unknown"
 
 
+# Where the workers of one service keep what they have counted, so that each can tell of all.
+SHARED = "FLYTE_BACKEND_METRICS_DIR"
+
+
 class Metrics:
     """Counts, from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: str | None = None) -> None:
+        folder = os.environ.get(SHARED) if shared is None else shared
+        self._file = Path(folder) / f"{os.getpid()}.json" if folder else None
         self._lock = threading.Lock()
         self._values: dict[str, dict[Labels, float]] = {name: {} for name in INFO}
         self._buckets: dict[Labels, list[int]] = {}
@@ -74,22 +84,71 @@ class Metrics:
             buckets = self._buckets.setdefault(where, [0] * (len(BUCKETS) + 1))
             buckets[next((i for i, most in enumerate(BUCKETS) if took <= most), len(BUCKETS))] += 1
 
+    def save(self) -> None:
+        """Let the other workers know. Nothing happens where there are none."""
+        if self._file is None:
+            return
+        with self._lock:
+            values = {name: [[labels, value] for labels, value in by.items()] for name, by in self._values.items()}
+            state = {"values": values, "buckets": [[labels, counts] for labels, counts in self._buckets.items()]}
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(state))
+        os.replace(new, self._file)
+
+    def _others(self) -> Iterator[tuple[dict[str, Any], bool]]:
+        """What other workers have counted, and whether they live."""
+        for file in self._file.parent.glob("*.json") if self._file is not None else ():
+            if file != self._file:
+                try:
+                    yield json.loads(file.read_text()), _lives(int(file.stem))
+                except (OSError, ValueError):  # it is of a worker that is just ending, or no worker's
+                    continue
+
+    def _all(self) -> tuple[dict[str, dict[Labels, float]], dict[Labels, list[int]]]:
+        """What all workers have counted. Of those that died, what only grows is kept."""
+        with self._lock:
+            values = {name: dict(by) for name, by in self._values.items()}
+            buckets = {labels: list(counts) for labels, counts in self._buckets.items()}
+        for state, lives in self._others():
+            for name, pairs in state["values"].items():
+                if name == "build_info" or INFO[name][0] == "gauge" and not lives:
+                    continue
+                for raw, value in pairs:
+                    labels = tuple((key, text) for key, text in raw)
+                    have = values[name].get(labels)
+                    values[name][labels] = value if have is None else min(have, value) if name == "ready" else have + value
+            for raw, counts in state["buckets"]:
+                labels = tuple((key, text) for key, text in raw)
+                buckets[labels] = [a + b for a, b in zip(buckets.get(labels, [0] * len(counts)), counts, strict=True)]
+        return values, buckets
+
     def text(self) -> str:
         lines = []
-        with self._lock:
-            for name, (kind, about) in INFO.items():
-                lines += [f"# HELP {PREFIX}{name} {about}", f"# TYPE {PREFIX}{name} {kind}"]
-                for labels, value in self._values[name].items():
-                    if kind != "histogram":
-                        lines.append(f"{PREFIX}{name}{_labels(labels)} {_number(value)}")
-                        continue
-                    seen = 0
-                    for most, count in zip((*map(_number, BUCKETS), "+Inf"), self._buckets[labels], strict=True):
-                        seen += count
-                        lines.append(f"{PREFIX}{name}_bucket{_labels((*labels, ('le', most)))} {seen}")
-                    lines.append(f"{PREFIX}{name}_sum{_labels(labels)} {_number(value)}")
-                    lines.append(f"{PREFIX}{name}_count{_labels(labels)} {seen}")
+        self.save()
+        values, buckets = self._all()
+        for name, (kind, about) in INFO.items():
+            lines += [f"# HELP {PREFIX}{name} {about}", f"# TYPE {PREFIX}{name} {kind}"]
+            for labels, value in values[name].items():
+                if kind != "histogram":
+                    lines.append(f"{PREFIX}{name}{_labels(labels)} {_number(value)}")
+                    continue
+                seen = 0
+                for most, count in zip((*map(_number, BUCKETS), "+Inf"), buckets[labels], strict=True):
+                    seen += count
+                    lines.append(f"{PREFIX}{name}_bucket{_labels((*labels, ('le', most)))} {seen}")
+                lines.append(f"{PREFIX}{name}_sum{_labels(labels)} {_number(value)}")
+                lines.append(f"{PREFIX}{name}_count{_labels(labels)} {seen}")
         return "\n".join(lines) + "\n"
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _number(value: float) -> str:

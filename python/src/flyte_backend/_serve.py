@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from typing import NoReturn
@@ -17,7 +18,7 @@ from typing import NoReturn
 from ._errors import ConfigurationError, FlyteBackendError
 from ._http import Certificates
 from ._logging import set_up
-from ._metrics import package_version
+from ._metrics import SHARED, package_version
 from ._registry import ENTRY_POINTS, BackendPluginRegistry
 from ._secrets import Secrets
 from ._server import Listening, Server, open_socket
@@ -171,6 +172,12 @@ def _supervise(given: Sequence[str], args: argparse.Namespace) -> int:
         raise ConfigurationError("--grpc-port 0 takes a free port, which several workers cannot share; name one")
     listener = open_socket(args.host, args.port)
     listener.set_inheritable(True)
+    with tempfile.TemporaryDirectory(prefix="flyte-backend-") as folder:
+        os.environ[SHARED] = folder  # workers tell each other there what they have counted
+        return _watch_over(given, args, listener)
+
+
+def _watch_over(given: Sequence[str], args: argparse.Namespace, listener: socket.socket) -> int:
     command = [sys.executable, "-m", "flyte_backend._serve", *given, "--fd", str(listener.fileno())]
     ending: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -41,6 +41,8 @@ log = logging.getLogger("flyte_backend")
 MAX_JOBS_IN_POLL = 1000
 # How many jobs of one call are looked at at once by a plugin that cannot look at many.
 POLLS_AT_ONCE = 16
+# How often the loop is looked at, and how late it may be, in seconds.
+WATCH_INTERVAL, LATE = 1.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Service:
         #: Called with each change of it, by gRPC's health service.
         self.on_readiness: list[Callable[[bool], None]] = []
         self._running = 0
-        self._prober: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._executor: ThreadPoolExecutor | None = None
 
     # ---- life
@@ -112,17 +114,18 @@ class Service:
                 log.debug("configure failed", exc_info=True)
                 raise PluginError(f"{plugin.where} cannot be configured: {type(e).__name__}: {e}") from e
         await self._probe()
-        self._prober = asyncio.create_task(self._keep_probing())
+        self._tasks = [asyncio.create_task(self._keep_probing()), asyncio.create_task(self._keep_watch())]
 
     def drain(self) -> None:
         """Report from now on that it is not ready."""
-        if self._prober is not None:
-            self._prober.cancel()
         self._set_readiness("draining")
 
     async def stop(self) -> None:
         """End what goes on, after the last call."""
         self.drain()
+        for task in self._tasks:
+            task.cancel()
+        self.metrics.save()
         for plugin in self.plugins.bound:
             try:
                 await asyncio.wait_for(plugin.close(), 10)
@@ -147,6 +150,20 @@ class Service:
         while True:
             await asyncio.sleep(self.options.probe_interval)
             await self._probe()
+
+    async def _keep_watch(self) -> None:
+        """Tells when an async method blocks, which stops all calls: its author would not know otherwise."""
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            await asyncio.sleep(WATCH_INTERVAL)
+            late = loop.time() - began - WATCH_INTERVAL
+            if late > LATE:
+                log.warning(
+                    "no call was answered for a while: an async method of a plugin blocks; a plain one gets a thread",
+                    extra={"seconds": round(late, 1)},
+                )
+            self.metrics.save()
 
     async def _probe(self) -> None:
         ready = True
