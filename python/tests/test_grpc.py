@@ -308,10 +308,13 @@ def test_deadlines_are_the_callers() -> None:
 
 
 def test_bad_messages_are_one_calls_error(calls: Calls) -> None:
-    method: Any = calls.channel.unary_unary("/flyteidl.service.AsyncAgentService/CreateTask")
+    create: Any = calls.channel.unary_unary("/flyteidl.service.AsyncAgentService/CreateTask")
+    logs: Any = calls.channel.unary_stream("/flyteidl.service.AsyncAgentService/GetTaskLogs")
     for raw in (b"\xff\xff\xff", b"\x0a\xff\x01a"):
-        with pytest.raises(grpc.RpcError):
-            method(raw)
+        for call in (create, lambda raw: next(logs(raw))):
+            with pytest.raises(grpc.RpcError) as e:
+                call(raw)
+            assert (e.value.code(), e.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "the message cannot be read")
     with pytest.raises(grpc.RpcError) as e:
         calls.create(a="x" * 200_000)
     assert e.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

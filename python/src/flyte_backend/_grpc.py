@@ -18,7 +18,7 @@ from flyteidl.admin import agent_pb2
 from flyteidl.core import execution_pb2, literals_pb2, metrics_pb2
 from flyteidl.service import agent_pb2_grpc
 from google.protobuf import any_pb2, duration_pb2, json_format, struct_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -478,6 +478,37 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpc has
 # ---- the server
 
 
+class _Unreadable(grpc.aio.ServerInterceptor):
+    """Answers a message that cannot be read with INVALID_ARGUMENT. grpc would call it the service's own failure, and log it."""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or handler.request_streaming or handler.request_deserializer is None:
+            return handler
+        read, unary, stream = handler.request_deserializer, handler.unary_unary, handler.unary_stream
+
+        def tolerant(raw: bytes) -> Any:
+            try:
+                return read(raw)
+            except DecodeError:
+                return _Unreadable
+
+        async def answer(request: Any, context: Context) -> Any:
+            if request is _Unreadable:
+                await _abort(context, UserError("the message cannot be read"))
+            return await unary(request, context)
+
+        async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
+            if request is _Unreadable:
+                await _abort(context, UserError("the message cannot be read"))
+            async for one in stream(request, context):
+                yield one
+
+        if unary is None:
+            return handler._replace(request_deserializer=tolerant, unary_stream=answers)
+        return handler._replace(request_deserializer=tolerant, unary_unary=answer)
+
+
 class GRPCServer:
     """The plugins over gRPC. ``credentials`` of None is plain text."""
 
@@ -492,13 +523,14 @@ class GRPCServer:
         limit = service.options.max_request_bytes
         self.ending = asyncio.Event()
         self.server = grpc.aio.server(
+            interceptors=[_Unreadable()],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
                 ("grpc.so_reuseport", int(reuse_port)),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
-            ]
+            ],
         )
         agent_pb2_grpc.add_AsyncAgentServiceServicer_to_server(_Async(service), self.server)
         agent_pb2_grpc.add_SyncAgentServiceServicer_to_server(_Sync(service), self.server)
