@@ -44,7 +44,7 @@ class Process:
             self._new.put(line)
         self._new.put(None)
 
-    def wait_for(self, message: str, timeout: float = 20) -> dict[str, Any]:
+    def wait_for(self, message: str, timeout: float = 60) -> dict[str, Any]:
         """The log line with a message."""
         deadline = time.monotonic() + timeout
         while True:
@@ -63,7 +63,7 @@ class Process:
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.popen.send_signal(number)
 
-    def wait(self, timeout: float = 20) -> int:
+    def wait(self, timeout: float = 60) -> int:
         return self.popen.wait(timeout)
 
 
@@ -156,7 +156,7 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "authority")
 
 
-def eventually(check: Callable[[], Any], timeout: float = 15) -> Any:
+def eventually(check: Callable[[], Any], timeout: float = 60) -> Any:
     """What ``check`` gives, as soon as it is true and raises nothing."""
     deadline = time.monotonic() + timeout
     while True:

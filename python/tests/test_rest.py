@@ -135,6 +135,19 @@ def test_list(http: httpx.Client) -> None:
     assert head.status_code == 200 and head.content == b""
 
 
+def test_large_bodies_keep_nobody_waiting() -> None:
+    literals = {f"x{i}": {"scalar": {"primitive": {"stringValue": "y" * 60}}} for i in range(100_000)}
+    large = json.dumps({"template": {}, "inputs": {"literals": literals}}).encode()
+    with serve(Anything()) as service, ThreadPoolExecutor(4) as pool, httpx.Client(base_url=service.url) as http:
+        headers = {"content-type": "application/json"}
+        sent = [pool.submit(httpx.put, service.url + CREATE, content=large, headers=headers, timeout=60) for _ in range(4)]
+        answered = 0
+        while not all(one.done() for one in sent):
+            assert http.get("/healthz", timeout=20).status_code == 200
+            answered += 1
+        assert [one.result().json()["job_id"] for one in sent] and answered > 10
+
+
 def test_a_jobs_life(http: httpx.Client) -> None:
     inputs = {
         "literals": {

@@ -33,6 +33,8 @@ JSON_TYPE = "application/json; charset=utf-8"
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _KEY = re.compile(r"[!-~]{1,64}")
 _MAX_MESSAGE = 4096
+# A body of more bytes is read in a thread, so that other calls go on meanwhile.
+LARGE = 256 << 10
 
 
 class Answer(Exception):
@@ -59,6 +61,7 @@ class Request:
         self.body: dict[str, Any] = {}
         self.query: dict[str, list[str]] = {}
         self.key = ""
+        self.is_large = False
 
     def headers(self, name: bytes) -> list[str]:
         return [value.decode("latin-1") for key, value in self.scope["headers"] if key == name]
@@ -169,7 +172,9 @@ async def _read_body(request: Request) -> None:
         await asyncio.wait_for(read(), request.service.options.body_timeout or None)
     except asyncio.TimeoutError:
         raise malformed("the body was too slow to arrive") from None
-    request.body = read_json(b"".join(chunks))
+    whole = b"".join(chunks)
+    request.is_large = len(whole) > LARGE
+    request.body = await asyncio.to_thread(read_json, whole) if request.is_large else read_json(whole)
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
@@ -242,7 +247,11 @@ def _job_in_query(request: Request) -> Call:
     return request.call(**_job_of(values))
 
 
-def _task(request: Request) -> Call:
+async def _task(request: Request) -> Call:
+    return await asyncio.to_thread(_read_task, request) if request.is_large else _read_task(request)
+
+
+def _read_task(request: Request) -> Call:
     body = request.body
     if "template" not in body:
         raise malformed("template is missing")
@@ -273,7 +282,7 @@ async def list_plugins(request: Request) -> Any:
 
 
 async def create_job(request: Request) -> Any:
-    job_id = await request.service.create(_task(request))
+    job_id = await request.service.create(await _task(request))
     return {"job_id": encode_job_id(job_id), "error_code": "", "message": ""}
 
 
@@ -318,7 +327,7 @@ async def delete_job_by_body(request: Request) -> Any:
 
 
 async def execute_task(request: Request) -> Any:
-    call = _task(request)
+    call = await _task(request)
     running = asyncio.ensure_future(request.service.execute(call))
     listening = asyncio.ensure_future(_hang_up(request.receive))
     try:
