@@ -19,6 +19,8 @@ from flyte_backend import (
     JobFailed,
     JobRef,
     JobStatus,
+    LogLine,
+    Metric,
     NotFound,
     PluginError,
     Retry,
@@ -420,6 +422,70 @@ def test_poll_many_that_does_not_match(given: Any) -> None:
     with serve(plugin_of(poll_many=lambda self, jobs: given)) as service:
         body = service.client._call("POST", "/plugins/v1/t/v1/poll", json={"jobs": [{"job_id": i} for i in "ab"]})
     assert [r["error"]["error_code"] for r in body["results"]] == ["INTERNAL"] * 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "method", "given", "want"),
+    [
+        ("text", "logs", "a\nb", [{"message": "a\n", "system": False}, {"message": "b", "system": False}]),
+        (
+            "lines",
+            "logs",
+            ["a", LogLine("b", datetime(2026, 1, 1), True)],
+            [{"message": "a", "system": False}, {"message": "b", "system": True, "time": "2026-01-01T00:00:00Z"}],
+        ),
+        ("no page", "logs", None, "gave a NoneType as a page of the log; a LogPage is due"),
+        ("no line", "logs", [1], "a line that is no LogLine"),
+        ("no message", "logs", [LogLine(1)], "a line that is no LogLine"),  # type: ignore[arg-type]
+        ("no time", "logs", [LogLine("a", time="now")], "with a time that is none"),  # type: ignore[arg-type]
+        ("by name", "metrics", {"cpu": {"result": [1]}}, [{"name": "cpu", "data": {"result": [1]}}]),
+        ("one of them", "metrics", Metric("cpu"), [{"name": "cpu"}]),
+        ("no metric", "metrics", ["cpu"], "gave a str as a metric; a Metric is due"),
+        ("no data", "metrics", {"cpu": NotJSON()}, "the plugin's metric cpu: no literal can be made of a NotJSON"),
+    ],
+)
+def test_logs_and_metrics(reason: str, method: str, given: Any, want: Any) -> None:
+    with serve(plugin_of(**{method: lambda self, job_id: given})) as service:
+        path, ref = f"/plugins/v1/t/v1/{method}", {"job_id": "1"}
+        if isinstance(want, list):
+            answer = service.client._call("POST", path, json=ref)
+            assert answer["lines" if method == "logs" else "metrics"] == want, reason
+            return
+        with pytest.raises(BackendError) as e:
+            service.client._call("POST", path, json=ref)
+        assert e.value.code is Code.INTERNAL and want in str(e.value), reason
+
+
+def test_what_a_plugin_cannot_do_is_told() -> None:
+    with serve(Whole()) as service:
+        for method in ("logs", "metrics"):
+            with pytest.raises(BackendError, match=f"the plugin for task type 't' gives no {method}") as e:
+                service.client._call("POST", f"/plugins/v1/t/v1/{method}", json={"job_id": "1"})
+            assert e.value.code is Code.UNIMPLEMENTED
+        with pytest.raises(NotFound, match="does not take this call"):
+            service.client.execute("t")
+
+
+def test_job_ids_that_are_of_another_type() -> None:
+    class Plugin(Whole):
+        async def create(self, task: TaskInfo) -> Any:
+            return task.inputs["id"]
+
+        async def poll(self, job_id: int) -> JobStatus:  # type: ignore[override]
+            return succeeded({"o0": job_id})
+
+        async def delete(self, job_id: int) -> None:  # type: ignore[override]
+            pass
+
+    with serve(Plugin()) as service:
+        assert service.submit("t", {"id": 5}).result(5) == {"o0": 5}
+        with pytest.raises(BackendError, match="a job id that is no int") as e:
+            service.submit("t", {"id": "5"})
+        assert e.value.code is Code.INTERNAL
+        for strange in ("x", "5.5", "[5]", "5 5", "\u00fc"):
+            with pytest.raises(NotFound, match="its id is none of this plugin's"):
+                service.client.job("t", strange).poll()
+            service.client.job("t", strange).cancel()
 
 
 def test_sync_plugins() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 from collections.abc import Iterator
@@ -264,6 +265,8 @@ def test_a_watch_that_fails_is_told() -> None:
         async def watch(self, job_id: str, changed: Any) -> None:
             if job_id == "raises":
                 raise ValueError("hunter2")
+            while job_id == "lasts":
+                await asyncio.sleep(1)
 
     options = ServiceOptions(readiness_delay=0, drain_timeout=2, max_watches=2)
     with serve(Plugin(), grpc=True, options=options) as service, connect(service) as channel:
@@ -273,6 +276,14 @@ def test_a_watch_that_fails_is_told() -> None:
             told = [next(stream.call).result for _ in range(3)]
             assert [r.WhichOneof("result") for r in told] == ["task", "task", "error"]
             assert told[2].error.code == code and "hunter2" not in told[2].error.message
+        for watch_id in (10, 11, 12):
+            stream.follow(watch_id, b"lasts", "anything")
+        news = [next(stream.call) for _ in range(3)]
+        (refused,) = (one for one in news if one.result.WhichOneof("result") == "error")
+        assert (refused.watch_id, refused.result.error.code) == (12, 8), "over the limit"
+        assert "watched_jobs 2" in service.client._http.get("/metrics").text
+        stream.call.cancel()
+        eventually(lambda: "watched_jobs 0" in service.client._http.get("/metrics").text)
         assert "watched_jobs 0" in service.client._http.get("/metrics").text
 
 
@@ -290,8 +301,6 @@ def test_deadlines_are_the_callers() -> None:
 
     class Plugin(Anything):
         async def poll(self, job_id: str) -> JobStatus:
-            import asyncio
-
             try:
                 await asyncio.sleep(30)
             finally:

@@ -433,7 +433,7 @@ class Bound:
             if line.time is not None:
                 try:
                     one["time"] = _rfc3339(line.time)
-                except (ValueError, OverflowError, AttributeError):
+                except ValueError:
                     raise SystemError_("the plugin gave a line of the log with a time that is none") from None
             out.append(one)
         return {"lines": out, "next": _clean(str(page.next))}
@@ -539,7 +539,7 @@ def _link(link: Any) -> Wire:
 
 
 def _rfc3339(when: datetime) -> str:
-    text: str = encode(when)["scalar"]["primitive"]["datetime"]
+    text: str = encode(when, {"simple": "DATETIME"})["scalar"]["primitive"]["datetime"]
     return text
 
 

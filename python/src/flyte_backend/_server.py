@@ -152,7 +152,7 @@ class Server:
             await asyncio.sleep(0.05)
             waited += 0.05
         if self._at_once:
-            grace, http.config.timeout_graceful_shutdown = 0.0, 0
+            grace, http.force_exit, http.config.timeout_graceful_shutdown = 0.0, True, 1
         http.should_exit = True
         stops = [serving]
         if grpc is not None:
