@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
@@ -22,15 +21,7 @@ import (
 // base64Prefix begins job ids that are no text.
 const base64Prefix = "base64:"
 
-// idText is a job id for people and scripts.
-func idText(id client.JobID) string {
-	if utf8.Valid(id) && !strings.HasPrefix(string(id), base64Prefix) {
-		return string([]byte(id))
-	}
-	return base64Prefix + base64.RawURLEncoding.EncodeToString(id)
-}
-
-// idOf is the reverse of idText.
+// idOf reads a job id as rest.EncodeJobID writes it, which is how it is printed.
 func idOf(text string) (client.JobID, error) {
 	rest, ok := strings.CutPrefix(text, base64Prefix)
 	if !ok {

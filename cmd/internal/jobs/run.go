@@ -21,6 +21,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/cmd/internal/endpoint"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/inputs"
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/rest"
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -265,7 +266,7 @@ func (r *runner) follow(ctx context.Context) error {
 	}
 	ref := client.JobRef{Target: r.request.Target, ID: id, OutputPrefix: r.prefix}
 	if r.detach {
-		_, err := fmt.Fprintln(r.stdout, idText(id))
+		_, err := fmt.Fprintln(r.stdout, rest.EncodeJobID(id))
 		return err
 	}
 	for n := 1; ; n++ {
@@ -277,7 +278,7 @@ func (r *runner) follow(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return r.abort(patient, ref)
 		case err != nil:
-			return exit.Hint(endpoint.Explain(r.service.Name, err), "the job may go on: `get` and `delete` take --job-id %q", idText(id))
+			return exit.Hint(endpoint.Explain(r.service.Name, err), "the job may go on: `get` and `delete` take --job-id %q", rest.EncodeJobID(id))
 		case job.Terminal():
 			return r.finish(job)
 		}
@@ -331,9 +332,9 @@ func (r *runner) abort(patient context.Context, ref client.JobRef) error {
 	case err == nil:
 		return errAborted("the job is deleted")
 	case patient.Err() != nil:
-		return exit.Hint(errAborted("the job may go on"), "`delete` takes --job-id %q", idText(ref.ID))
+		return exit.Hint(errAborted("the job may go on"), "`delete` takes --job-id %q", rest.EncodeJobID(ref.ID))
 	default:
-		return exit.Hint(errAborted("the job could not be deleted, and may go on: "+client.AsError(err).Message), "`delete` takes --job-id %q", idText(ref.ID))
+		return exit.Hint(errAborted("the job could not be deleted, and may go on: "+client.AsError(err).Message), "`delete` takes --job-id %q", rest.EncodeJobID(ref.ID))
 	}
 }
 
