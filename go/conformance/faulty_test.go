@@ -139,13 +139,26 @@ func (f *faulty) plugins() []fplugin {
 func collide(ctx context.Context, n *atomic.Int32) (alone bool) {
 	defer n.Add(-1)
 	alone = n.Add(1) <= 4
-	timer := time.NewTimer(5 * time.Millisecond)
+	timer := time.NewTimer(40 * time.Millisecond)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
 	return alone
+}
+
+// poisonable takes a while, and tells whether a caller has hung up meanwhile or before: long enough for a caller to hang up within
+// it on a busy machine, and for the news of that to overtake the next call.
+func (f *faulty) poisonable(ctx context.Context) bool {
+	timer := time.NewTimer(60 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		f.poisoned.Store(true)
+	}
+	return f.poisoned.Load()
 }
 
 // find gives the plugin of a request.
@@ -318,7 +331,7 @@ func (f *faulty) keyed(r *frequest, mode string) (string, *ferr) {
 	}
 	if f.is("keys are no lock") {
 		f.store.mu.Unlock()
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(40 * time.Millisecond)
 		id := f.add(r, mode)
 		f.store.mu.Lock()
 		f.store.keys[key] = fkey{digest, id}
@@ -401,13 +414,8 @@ func (f *faulty) get(ctx context.Context, r *frequest) (*fstate, *ferr) {
 			return nil, fail(codes.Internal, "database is locked")
 		}
 	case f.is("polls that are broken off poison the service") && r.single:
-		if f.poisoned.Load() {
+		if f.poisonable(ctx) {
 			return nil, fail(codes.Internal, "the connection pool is closed")
-		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
-			f.poisoned.Store(true)
 		}
 	}
 	if id == "" {
@@ -539,13 +547,8 @@ func (f *faulty) execute(ctx context.Context, r *frequest) (*fstate, *ferr) {
 			return nil, fail(codes.AlreadyExists, "the key was used")
 		}
 	case f.is("synchronous calls that are broken off poison the service"):
-		if f.poisoned.Load() {
+		if f.poisonable(ctx) {
 			return nil, fail(codes.Internal, "the connection pool is closed")
-		}
-		select {
-		case <-time.After(60 * time.Millisecond):
-		case <-ctx.Done():
-			f.poisoned.Store(true)
 		}
 	}
 	if r.inputs.GetLiterals()["mode"] == nil {
