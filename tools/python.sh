@@ -4,8 +4,8 @@
 # requirements or the package's metadata changed, or the checkout was moved. May be called many times at once: the first makes
 # it, the others wait. Everything but the folder goes to standard error.
 #
-# Needs a Python from 3.11 on with the venv module, as what it pins does; FLYTE_BACKEND_PYTHON names one that is not found on
-# PATH. The package itself works from 3.10 on.
+# Needs Python 3.11 or 3.12 with the venv module, as what it pins does (flytekit ends at 3.12); FLYTE_BACKEND_PYTHON names one
+# that is not found on PATH. The package itself works from 3.10 on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,13 +21,13 @@ complete() { made | cmp --silent - "$folder/made-of.txt" 2>/dev/null; }
 
 find_python() {
 	local candidate
-	for candidate in ${FLYTE_BACKEND_PYTHON:-python3 python3.13 python3.12 python3.11}; do
-		if "$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+	for candidate in ${FLYTE_BACKEND_PYTHON:-python3 python3.12 python3.11}; do
+		if "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
 			echo "$candidate"
 			return
 		fi
 	done
-	echo 'python/ needs a Python from 3.11 on with the venv module, and there is none on PATH; FLYTE_BACKEND_PYTHON can name one' >&2
+	echo 'python/ needs Python 3.11 or 3.12 with the venv module, and there is none on PATH; FLYTE_BACKEND_PYTHON can name one' >&2
 	return 1
 }
 
@@ -41,7 +41,7 @@ if ! complete; then
 		echo "Making $folder; this takes a minute, once." >&2
 		rm -rf "$folder"
 		"$python" -m venv "$folder" >&2 9>&-
-		"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements" >&2 9>&-
+		"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --requirement "$requirements" >&2 9>&-
 		"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable python >&2 9>&-
 		"$folder/bin/flyte-backend-serve" --version >/dev/null 9>&-
 		made >"$folder/made-of.txt" # last: it says that the rest is there
