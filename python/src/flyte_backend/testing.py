@@ -1,4 +1,4 @@
-"""For tests of plugins: a job's whole life in one call, and a real service for as long as a test lasts.
+"""For tests of plugins: a job's whole life in one call, a real service for as long as a test lasts, the conformance suite.
 
 ::
 
@@ -15,13 +15,14 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ._conformance import ConformanceReport, ConformanceResult, conformance
 from ._errors import PluginError
 from ._plugin import BackendPluginBase
 from ._server import Listening, Server
 from ._service import Service, ServiceOptions
 from .client import BackendClient, Job, JobView, _Pauses, _Requests, task_template
 
-__all__ = ["RunningService", "run", "serve", "task_template"]
+__all__ = ["ConformanceReport", "ConformanceResult", "RunningService", "conformance", "run", "serve", "task_template"]
 
 
 def run(
