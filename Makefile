@@ -104,6 +104,11 @@ bench: ## Run the benchmarks (BENCH selects them by name, BENCH_FLAGS).
 	if [[ -z $$packages ]]; then echo 'no package has benchmarks' >&2; exit 1; fi; \
 	$(GO) test -run '^$$' -bench '$(BENCH)' $(BENCH_FLAGS) $$packages
 
+.PHONY: bench-python
+bench-python: ## Compare the Python package's service with FastAPI, Starlette, grpc.aio and flytekit's connector service (BENCH_PYTHON_FLAGS; 4 minutes).
+	@$(FIRST)
+	$(GO) run ./test/pythonbench -python "$$(tools/python.sh)" -connector "$$(tools/connector.sh)" $(BENCH_PYTHON_FLAGS)
+
 .PHONY: lint
 lint: $(LINT) $(RUFF) generate-check ## golangci-lint (.golangci.yml), ruff (ruff.toml), mypy (python/pyproject.toml), buf (buf.yaml), Redocly (api/redocly.yaml) and generate-check.
 	tools/proto.sh lint

@@ -11,10 +11,14 @@ cd "$(dirname "$0")/.."
 name=$1 requirements=$2
 shift 2
 version=$(sed -n 's/^flytekit==//p' "$requirements")
-folder=$PWD/.cache/$name-$version
+mkdir -p .cache
+folder=$(cd .cache && pwd -P)/$name-$version # .cache may be a link
 
-# complete says that the folder was made to its end, from these requirements.
-complete() { cmp --silent "$requirements" "$folder/requirements.txt"; }
+# made prints what the environment is made of. Its scripts name its folder, so one that was moved has to be made anew.
+made() { echo "$folder" && cat "$requirements"; }
+
+# complete says that the folder was made to its end, of that.
+complete() { made | cmp --silent - "$folder/made-of.txt" 2>/dev/null; }
 
 find_python() {
 	local candidate
@@ -30,9 +34,8 @@ find_python() {
 
 if ! complete; then
 	python=$(find_python)
-	mkdir -p .cache
 	# The lock goes when this shell does, however it ends. Python takes it, because not every system has flock(1).
-	exec 9>".cache/$name-$version.lock"
+	exec 9>"$folder.lock"
 	"$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
 	if ! complete; then
 		echo "Making $folder; this takes a minute, once." >&2
@@ -40,7 +43,7 @@ if ! complete; then
 		"$python" -m venv "$folder" >&2 9>&-
 		"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements" >&2 9>&-
 		"$folder/bin/$1" "${@:2}" >/dev/null 9>&-
-		cp "$requirements" "$folder/requirements.txt"
+		made >"$folder/made-of.txt" # last: it says that the rest is there
 	fi
 fi
 echo "$folder"
