@@ -33,8 +33,8 @@ from flyte_backend import (
     running,
     succeeded,
 )
-from flyte_backend._binding import Bound
-from flyte_backend._registry import PluginSet, natural
+from flyte_backend._binding import Bound, natural
+from flyte_backend._registry import PluginSet
 from flyte_backend.testing import run, serve
 from pydantic import BaseModel, Field
 

@@ -247,6 +247,7 @@ class Bound:
         self.where = f"{type(plugin).__module__}.{type(plugin).__qualname__}"
         self.task_type, self.version, self.name = plugin.task_type, plugin.version, plugin.name or plugin.task_type
         self.task_type_versions = tuple(plugin.task_type_versions)
+        self.order = natural(self.version)
         self._check_names()
         methods = {name: _Method(plugin, name) for name in PARAMETERS if callable(getattr(plugin, name, None))}
         self._methods = methods
@@ -550,3 +551,8 @@ def python_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def natural(version: str) -> list[tuple[int, int, str]]:
+    """A key that orders versions with the numbers in them as numbers: v10 comes after v9."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"[0-9]+|[^0-9]+", version)]

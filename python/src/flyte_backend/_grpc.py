@@ -6,21 +6,23 @@ Messages become the JSON form that the rest of the package works with, and back:
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta, timezone
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 from flyteidl.admin import agent_pb2
 from flyteidl.core import execution_pb2, literals_pb2, metrics_pb2
-from flyteidl.service import agent_pb2_grpc
-from google.protobuf import any_pb2, duration_pb2, json_format, struct_pb2
+from flyteidl.service import agent_pb2 as agent_service_pb2
+from google.protobuf import any_pb2, duration_pb2, json_format, message_factory, struct_pb2
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from ._binding import Call, Wire
@@ -32,7 +34,6 @@ from ._service import MAX_JOBS_IN_POLL, Service
 
 log = logging.getLogger("flyte_backend")
 
-T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 KEY = "flyte-backend-idempotency-key"
@@ -42,6 +43,8 @@ VERSION = "flyte-backend-plugin-version"
 WATCH_PAUSE = 0.05
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+_PHASES = dict(execution_pb2.TaskExecution.Phase.items())
 
 # For readers from before phases.
 _LEGACY = {
@@ -119,7 +122,7 @@ def _ref(ref: Any) -> Call:
 def _resource(wire: Wire) -> Any:
     """A job's state in flyteidl's words."""
     resource = agent_pb2.Resource(
-        phase=execution_pb2.TaskExecution.Phase.Value(wire["job_state"]),
+        phase=_PHASES[wire["job_state"]],
         state=_LEGACY.get(wire["job_state"], agent_pb2.RETRYABLE_FAILURE),
         message=wire["message"],
     )
@@ -179,46 +182,28 @@ async def _abort(context: Context, e: BackendError) -> NoReturn:
     raise AssertionError("abort raises")
 
 
-async def _answered(context: Context, work: Awaitable[T]) -> T:
-    """The result, or the call's end with the error's code."""
-    try:
-        return await work
-    except BackendError as e:
-        await _abort(context, e)
-    except Exception:
-        log.exception("the service failed")
-        await _abort(context, SystemError_("the service failed; its log has the details"))
+# ---- flyteidl's services. Their methods raise; _handlers answers.
 
 
-# ---- flyteidl's services
-
-
-class _Async(agent_pb2_grpc.AsyncAgentServiceServicer):  # type: ignore[misc]  # flyteidl has no types
+class _Async:
     def __init__(self, service: Service) -> None:
         self.service = service
 
     async def CreateTask(self, request: Any, context: Context) -> Any:
-        async def work() -> Any:
-            call = _task(request.template, context, request, request.inputs)
-            job_id = await self.service.create(call, _deadline(context))
-            return agent_pb2.CreateTaskResponse(resource_meta=job_id)
-
-        return await _answered(context, work())
+        call = _task(request.template, context, request, request.inputs)
+        job_id = await self.service.create(call, _deadline(context))
+        return agent_pb2.CreateTaskResponse(resource_meta=job_id)
 
     async def GetTask(self, request: Any, context: Context) -> Any:
-        async def work() -> Any:
-            wire, _ = await self.service.poll(_job(request, context), _deadline(context))
-            return agent_pb2.GetTaskResponse(resource=_resource(wire))
-
-        return await _answered(context, work())
+        wire, _ = await self.service.poll(_job(request, context), _deadline(context))
+        return agent_pb2.GetTaskResponse(resource=_resource(wire))
 
     async def DeleteTask(self, request: Any, context: Context) -> Any:
-        await _answered(context, self.service.delete(_job(request, context), _deadline(context)))
+        await self.service.delete(_job(request, context), _deadline(context))
         return agent_pb2.DeleteTaskResponse()
 
     async def GetTaskLogs(self, request: Any, context: Context) -> AsyncIterator[Any]:
-        call = _job(request, context)
-        page = await _answered(context, self.service.logs(call, request.lines, request.token, _deadline(context)))
+        page = await self.service.logs(_job(request, context), request.lines, request.token, _deadline(context))
         header = agent_pb2.GetTaskLogsResponseHeader(token=page["next"])
         yield agent_pb2.GetTaskLogsResponse(header=header)
         body = agent_pb2.GetTaskLogsResponseBody()
@@ -233,18 +218,15 @@ class _Async(agent_pb2_grpc.AsyncAgentServiceServicer):  # type: ignore[misc]  #
         yield agent_pb2.GetTaskLogsResponse(body=body)
 
     async def GetTaskMetrics(self, request: Any, context: Context) -> Any:
-        async def work() -> Any:
-            start, end = (_when(request, name) for name in ("start_time", "end_time"))
-            step = request.step.ToTimedelta() if request.HasField("step") else None
-            call, queries = _job(request, context), list(request.queries)
-            found = await self.service.job_metrics(call, queries, start, end, step or None, _deadline(context))
-            reply = agent_pb2.GetTaskMetricsResponse()
-            for metric in found:
-                data = json_format.ParseDict(metric.get("data", {}), struct_pb2.Struct())
-                reply.results.append(metrics_pb2.ExecutionMetricResult(metric=metric["name"], data=data))
-            return reply
-
-        return await _answered(context, work())
+        start, end = (_when(request, name) for name in ("start_time", "end_time"))
+        step = request.step.ToTimedelta() if request.HasField("step") else None
+        call, queries = _job(request, context), list(request.queries)
+        found = await self.service.job_metrics(call, queries, start, end, step or None, _deadline(context))
+        reply = agent_pb2.GetTaskMetricsResponse()
+        for metric in found:
+            data = json_format.ParseDict(metric.get("data", {}), struct_pb2.Struct())
+            reply.results.append(metrics_pb2.ExecutionMetricResult(metric=metric["name"], data=data))
+        return reply
 
 
 def _when(request: Any, name: str) -> datetime | None:
@@ -256,20 +238,16 @@ def _when(request: Any, name: str) -> datetime | None:
         raise UserError(f"{name} is no valid time") from None
 
 
-class _Sync(agent_pb2_grpc.SyncAgentServiceServicer):  # type: ignore[misc]  # flyteidl has no types
+class _Sync:
     def __init__(self, service: Service) -> None:
         self.service = service
 
     async def ExecuteTaskSync(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        async def work() -> Any:
-            header, inputs = await _read_execute(requests)
-            call = _task(header.template, context, header, inputs)
-            call.max_output_bytes = header.max_dataset_size_bytes
-            wire, _ = await self.service.execute(call, _deadline(context))
-            return _resource(wire)
-
-        resource = await _answered(context, work())
-        yield agent_pb2.ExecuteTaskSyncResponse(header=agent_pb2.ExecuteTaskSyncResponseHeader(resource=resource))
+        header, inputs = await _read_execute(requests)
+        call = _task(header.template, context, header, inputs)
+        call.max_output_bytes = header.max_dataset_size_bytes
+        wire, _ = await self.service.execute(call, _deadline(context))
+        yield agent_pb2.ExecuteTaskSyncResponse(header=agent_pb2.ExecuteTaskSyncResponseHeader(resource=_resource(wire)))
 
 
 async def _read_execute(requests: AsyncIterator[Any]) -> tuple[Any, Any]:
@@ -291,7 +269,7 @@ async def _read_execute(requests: AsyncIterator[Any]) -> tuple[Any, Any]:
     return header, inputs
 
 
-class _Metadata(agent_pb2_grpc.AgentMetadataServiceServicer):  # type: ignore[misc]  # flyteidl has no types
+class _Metadata:
     def __init__(self, service: Service) -> None:
         self.agents = [agent for is_sync in (True, False) for agent in _agents(service, is_sync)]
 
@@ -302,7 +280,7 @@ class _Metadata(agent_pb2_grpc.AgentMetadataServiceServicer):  # type: ignore[mi
         for agent in self.agents:
             if agent.name == request.name:
                 return agent_pb2.GetAgentResponse(agent=agent)
-        return await _abort(context, NotFound(f"this service has no plugin called {request.name[:200]!r}"))
+        raise NotFound(f"this service has no plugin called {request.name[:200]!r}")
 
 
 def _agents(service: Service, is_sync: bool) -> list[Any]:
@@ -330,14 +308,14 @@ class _Backend:
         self.service = service
         self.ending = ending
 
-    async def get_tasks(self, request: Any, context: Context) -> Any:
+    async def GetTasks(self, request: Any, context: Context) -> Any:
         n = len(request.tasks)
         if not 0 < n <= MAX_JOBS_IN_POLL:
-            await _abort(context, UserError(f"the call names {n} jobs; 1 to {MAX_JOBS_IN_POLL} are due"))
+            raise UserError(f"the call names {n} jobs; 1 to {MAX_JOBS_IN_POLL} are due")
         found = await self.service.poll_many([_ref(ref) for ref in request.tasks], _deadline(context))
         return backend_pb2.GetTasksResponse(results=[_result(one) for one in found])
 
-    async def watch_tasks(self, requests: AsyncIterator[Any], context: Context) -> None:
+    async def WatchTasks(self, requests: AsyncIterator[Any], context: Context) -> None:
         watches = _Watches(self.service, context)
         reading = asyncio.ensure_future(watches.read(requests))
         ending = asyncio.ensure_future(self.ending.wait())
@@ -352,7 +330,7 @@ class _Backend:
             for task in (reading, ending, *watches.tasks.values()):
                 task.cancel()
             self.service.metrics.add("watched_jobs", -len(watches.tasks))
-        await _abort(context, Retry("the service is ending: follow the jobs anew, at another replica"))
+        raise Retry("the service is ending: follow the jobs anew, at another replica")
 
 
 class _Watches:
@@ -434,7 +412,7 @@ class _Watches:
             await asyncio.gather(watching, return_exceptions=True)
 
 
-class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpc has no types for it
+class _Health:
     """grpc.health.v1. Unlike the one of grpc's own package, its streams end with the server."""
 
     def __init__(self, service: Service, ending: asyncio.Event) -> None:
@@ -456,8 +434,11 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpc has
     async def Check(self, request: Any, context: Context) -> Any:
         now = self._now(request.service)
         if now is None:
-            await _abort(context, NotFound("this service has no other name than the empty one"))
+            raise NotFound("this service has no other name than the empty one")
         return health_pb2.HealthCheckResponse(status=now)
+
+    async def List(self, request: Any, context: Context) -> Any:
+        return health_pb2.HealthListResponse(statuses={"": health_pb2.HealthCheckResponse(status=self._now(""))})
 
     async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
         while True:
@@ -472,41 +453,74 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpc has
                 for wait in waits:
                     wait.cancel()
             if self.ending.is_set():
-                await _abort(context, Retry("the service is ending"))
+                raise Retry("the service is ending")
 
 
 # ---- the server
 
 
-class _Unreadable(grpc.aio.ServerInterceptor):
-    """Answers a message that cannot be read with INVALID_ARGUMENT. grpc would call it the service's own failure, and log it."""
+def _handlers(service: ServiceDescriptor, servicer: Any) -> grpc.GenericRpcHandler:
+    """The methods of a service. What they raise becomes the code that the caller gets.
 
-    async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        handler = await continuation(details)
-        if handler is None or handler.request_streaming or handler.request_deserializer is None:
-            return handler
-        read, unary, stream = handler.request_deserializer, handler.unary_unary, handler.unary_stream
+    They take bytes and read them here, since grpc would call a message that cannot be read the service's own failure; an
+    interceptor could do the same, at a tenth of a poll's cost.
+    """
+    made = {}
+    for method in service.methods:
+        read = message_factory.GetMessageClass(method.input_type).FromString
+        write = message_factory.GetMessageClass(method.output_type).SerializeToString
+        do = getattr(servicer, method.name, None)
+        if do is None:
+            continue  # a later release has it; the caller gets UNIMPLEMENTED
+        if method.client_streaming and not inspect.isasyncgenfunction(do):
+            made[method.name] = grpc.stream_stream_rpc_method_handler(_writing(do), read, write)
+        elif method.client_streaming:
+            made[method.name] = grpc.stream_stream_rpc_method_handler(_streaming(do), read, write)
+        elif method.server_streaming:
+            made[method.name] = grpc.unary_stream_rpc_method_handler(_streaming(do, read), None, write)
+        else:
+            made[method.name] = grpc.unary_unary_rpc_method_handler(_unary(do, read), None, write)
+    return grpc.method_handlers_generic_handler(service.full_name, made)
 
-        def tolerant(raw: bytes) -> Any:
-            try:
-                return read(raw)
-            except DecodeError:
-                return _Unreadable
 
-        async def answer(request: Any, context: Context) -> Any:
-            if request is _Unreadable:
-                await _abort(context, UserError("the message cannot be read"))
-            return await unary(request, context)
+async def _fail(context: Context, e: Exception) -> NoReturn:
+    if not isinstance(e, (BackendError, DecodeError)):
+        log.error("the service failed", exc_info=e)
+        e = SystemError_("the service failed; its log has the details")
+    await _abort(context, e if isinstance(e, BackendError) else UserError("the message cannot be read"))
 
-        async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
-            if request is _Unreadable:
-                await _abort(context, UserError("the message cannot be read"))
-            async for one in stream(request, context):
+
+def _unary(do: Callable[[Any, Context], Awaitable[Any]], read: Callable[[bytes], Any]) -> Callable[[bytes, Context], Any]:
+    async def answer(raw: bytes, context: Context) -> Any:
+        try:
+            return await do(read(raw), context)
+        except Exception as e:
+            await _fail(context, e)
+
+    return answer
+
+
+def _streaming(
+    do: Callable[[Any, Context], AsyncIterator[Any]], read: Callable[[bytes], Any] | None = None
+) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async for one in do(request if read is None else read(request), context):
                 yield one
+        except Exception as e:
+            await _fail(context, e)
 
-        if unary is None:
-            return handler._replace(request_deserializer=tolerant, unary_stream=answers)
-        return handler._replace(request_deserializer=tolerant, unary_unary=answer)
+    return answer
+
+
+def _writing(do: Callable[[Any, Context], Awaitable[None]]) -> Callable[[Any, Context], Awaitable[None]]:
+    async def answer(requests: Any, context: Context) -> None:
+        try:
+            await do(requests, context)
+        except Exception as e:
+            await _fail(context, e)
+
+    return answer
 
 
 class GRPCServer:
@@ -523,7 +537,6 @@ class GRPCServer:
         limit = service.options.max_request_bytes
         self.ending = asyncio.Event()
         self.server = grpc.aio.server(
-            interceptors=[_Unreadable()],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
@@ -532,29 +545,16 @@ class GRPCServer:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        agent_pb2_grpc.add_AsyncAgentServiceServicer_to_server(_Async(service), self.server)
-        agent_pb2_grpc.add_SyncAgentServiceServicer_to_server(_Sync(service), self.server)
-        agent_pb2_grpc.add_AgentMetadataServiceServicer_to_server(_Metadata(service), self.server)
-        health_pb2_grpc.add_HealthServicer_to_server(_Health(service, self.ending), self.server)
-        name = backend_pb2.DESCRIPTOR.services_by_name["BackendService"].full_name
-        backend = _Backend(service, self.ending)
-        handlers: dict[str, Any] = {
-            "GetTasks": grpc.unary_unary_rpc_method_handler(
-                backend.get_tasks, backend_pb2.GetTasksRequest.FromString, backend_pb2.GetTasksResponse.SerializeToString
-            ),
-            "WatchTasks": grpc.stream_stream_rpc_method_handler(
-                backend.watch_tasks,
-                backend_pb2.WatchTasksRequest.FromString,
-                backend_pb2.WatchTasksResponse.SerializeToString,
-            ),
-        }
-        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-        served = [
-            name,
-            *(f"flyteidl.service.{one}" for one in ("AsyncAgentService", "SyncAgentService", "AgentMetadataService")),
-            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-            reflection.SERVICE_NAME,
+        flyteidl = agent_service_pb2.DESCRIPTOR.services_by_name
+        services = [
+            (flyteidl["AsyncAgentService"], _Async(service)),
+            (flyteidl["SyncAgentService"], _Sync(service)),
+            (flyteidl["AgentMetadataService"], _Metadata(service)),
+            (backend_pb2.DESCRIPTOR.services_by_name["BackendService"], _Backend(service, self.ending)),
+            (health_pb2.DESCRIPTOR.services_by_name["Health"], _Health(service, self.ending)),
         ]
+        self.server.add_generic_rpc_handlers([_handlers(descriptor, servicer) for descriptor, servicer in services])
+        served = [*(descriptor.full_name for descriptor, _ in services), reflection.SERVICE_NAME]
         reflection.enable_server_reflection(served, self.server)
         try:
             if credentials is None:

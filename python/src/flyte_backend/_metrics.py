@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
 import platform
@@ -68,21 +69,17 @@ class Metrics:
 
     def ended(self, call: str, task_type: str, plugin_version: str, transport: str, code: str, took: float) -> None:
         """A call ended."""
-        where = (("call", call), ("task_type", task_type), ("transport", transport))
-        labels = (
-            ("call", call),
-            ("task_type", task_type),
-            ("plugin_version", plugin_version),
-            ("transport", transport),
-            ("code", code),
-        )
+        key = (call, task_type, plugin_version, transport, code)
+        labels = tuple(zip(("call", "task_type", "plugin_version", "transport", "code"), key, strict=True))
+        where = (labels[0], labels[1], labels[3])
         with self._lock:
             counts = self._values["calls_total"]
             counts[labels] = counts.get(labels, 0) + 1
             sums = self._values["call_duration_seconds"]
             sums[where] = sums.get(where, 0) + took
-            buckets = self._buckets.setdefault(where, [0] * (len(BUCKETS) + 1))
-            buckets[next((i for i, most in enumerate(BUCKETS) if took <= most), len(BUCKETS))] += 1
+            if where not in self._buckets:
+                self._buckets[where] = [0] * (len(BUCKETS) + 1)
+            self._buckets[where][bisect.bisect_left(BUCKETS, took)] += 1
 
     def save(self) -> None:
         """Let the other workers know. Nothing happens where there are none."""

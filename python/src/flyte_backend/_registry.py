@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
@@ -156,8 +155,8 @@ class PluginSet:
             exact = task_type_version in plugin.task_type_versions
             if not exact and plugin.task_type_versions:
                 limited.append(plugin)
-            elif best is None or (exact, natural(plugin.version)) > best:
-                best, found = (exact, natural(plugin.version)), plugin
+            elif best is None or (exact, plugin.order) > best:
+                best, found = (exact, plugin.order), plugin
         if found is not None:
             return found
         if about_job and task_type_version == 0 and len(limited) == 1:
@@ -168,8 +167,3 @@ class PluginSet:
                 f"the plugin for task type {shown} does not take this call for task type version {task_type_version}"
             )
         raise NotFound(f"this service has no plugin for task type {shown}")
-
-
-def natural(version: str) -> list[tuple[int, int, str]]:
-    """A key that orders versions with the numbers in them as numbers: v10 comes after v9."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"[0-9]+|[^0-9]+", version)]
