@@ -37,7 +37,7 @@ FOLDER.mkdir(parents=True, exist_ok=True)
 
 
 def values_of(inputs: LiteralMap | None) -> dict[str, Any]:
-    return {name: literal.value.value for name, literal in (inputs.literals if inputs else {}).items()}
+    return {name: literal.scalar.primitive.value for name, literal in (inputs.literals if inputs else {}).items()}
 
 
 @dataclass
@@ -261,7 +261,7 @@ def given(name: str) -> Any:
         "table": {"o": flytekit.StructuredDataset(uri="bq://p:d.t")},
         "tables": {"o": [flytekit.StructuredDataset(uri="bq://p:d.t")]},
         "number": {"o": 2},
-        "bad": {"o": object},
+        "bad": {"o": threading.Lock()},
         "text": "no mapping",
     }[name]
 
