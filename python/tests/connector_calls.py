@@ -66,9 +66,7 @@ class OverREST:
         return self._resource(self._call("GET", f"/{task_type}/v1", params=query))
 
     def _resource(self, body: Any) -> Any:
-        resource = agent_pb2.Resource(
-            phase=execution_pb2.TaskExecution.Phase.Value(body["job_state"]), message=body["message"]
-        )
+        resource = agent_pb2.Resource(phase=execution_pb2.TaskExecution.Phase.Value(body["job_state"]), message=body["message"])
         if "outputs" in body:
             json_format.ParseDict(body["outputs"], resource.outputs)
             resource.outputs.SetInParent()
@@ -97,7 +95,7 @@ class OverREST:
 
 
 def _error(e: grpc.RpcError) -> BackendError:
-    return error_of(Code[e.code().name], e.details())
+    return error_of(Code[e.code().name], e.details() or "")
 
 
 class OverGRPC:

@@ -17,17 +17,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flyte_backend import BackendError, BackendPluginRegistry, FailedPrecondition, NotFound, Overloaded, PluginError, Retry
-from flyte_backend import SystemError_, Unimplemented, UnknownError, UserError
+from flyte_backend import (
+    BackendError,
+    BackendPluginRegistry,
+    FailedPrecondition,
+    NotFound,
+    Overloaded,
+    PluginError,
+    Retry,
+    SystemError_,
+    Unimplemented,
+    UnknownError,
+    UserError,
+)
 from flyte_backend._errors import PermissionDenied
 from flyte_backend.connectors import connector_plugin, register_connectors
 from flyteidl.admin import agent_pb2
 from flyteidl.core import execution_pb2, literals_pb2, tasks_pb2
 from google.protobuf import json_format
 
+from .conftest import PYTHON, ROOT, Authority, Process, Start, eventually
 from .connector_calls import Calls, OverGRPC, OverREST, struct
 from .connector_vendors import BigQuery, Databricks, Hook, google_credentials
-from .conftest import PYTHON, ROOT, Authority, Process, Start, eventually
 
 Phase = execution_pb2.TaskExecution
 

@@ -10,6 +10,7 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,23 +126,27 @@ class Square(AsyncConnectorBase):  # type: ignore[misc]
         return agent_pb2.GetTaskMetricsResponse(results=found)
 
 
-class AsyncSquare(Square):
+class AsyncSquare(AsyncConnectorBase):  # type: ignore[misc]
     """The same as coroutines, for tasks of version 2. Its log is a stream."""
 
-    def __init__(self) -> None:
-        super().__init__(task_type_version=2)
+    name = "Square Connector"
 
-    async def create(self, **kwargs: Any) -> SquareJob:  # type: ignore[override]
-        return super().create(**kwargs)
+    def __init__(self) -> None:
+        super().__init__(SquareJob, task_type_name="connector_square", task_type_version=2)
+        self.square = Square()
+
+    async def create(self, **kwargs: Any) -> SquareJob:
+        return self.square.create(**kwargs)
 
     async def get(self, resource_meta: SquareJob) -> Resource:
-        found = super().get(resource_meta)
-        return Resource(found.phase, f"version 2 {found.message or ''}", found.log_links, found.outputs, found.custom_info)
+        found = self.square.get(resource_meta)
+        found.message = f"version 2 {found.message or ''}"
+        return found
 
     async def delete(self, resource_meta: SquareJob, **kwargs: Any) -> None:
-        super().delete(resource_meta)
+        self.square.delete(resource_meta)
 
-    async def get_logs(self, resource_meta: SquareJob, lines: int) -> Any:
+    async def get_logs(self, resource_meta: SquareJob, lines: int) -> AsyncIterator[Any]:
         for n in range(lines):
             yield agent_pb2.GetTaskLogsResponse(body=agent_pb2.GetTaskLogsResponseBody(results=[f"{n}\n"]))
 
@@ -269,13 +274,14 @@ def given(name: str) -> Any:
 def raised(name: str) -> Exception:
     if name.isdigit():
         return VendorError(int(name))
-    return {
+    errors: dict[str, Exception] = {
         "user": FlyteUserException("the statement is wrong"),
         "gone": JobNotFound("no such job"),
         "plain": ValueError("something is odd"),
         "refused": ConnectionRefusedError("nobody is there"),
         "file": FileNotFoundError("credentials.json"),
-    }[name]
+    }
+    return errors[name]
 
 
 class Giver(AsyncConnectorBase):  # type: ignore[misc]
