@@ -39,6 +39,7 @@ from google.protobuf import json_format
 from .conftest import PYTHON, ROOT, Authority, Process, Start, eventually
 from .connector_calls import Calls, OverGRPC, OverREST, struct
 from .connector_vendors import BigQuery, Databricks, Hook, google_credentials
+from .plugins.jobs import Jobs
 
 Phase = execution_pb2.TaskExecution
 
@@ -69,7 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         modules = ("flytekit", "flytekitplugins.bigquery", "flytekitplugins.spark", "tests.plugins.connectors")
         popen = subprocess.Popen(
             [sys.executable, "-m", "flyte_backend._serve", "--log-format", "json", "--insecure", "--port", "0"]
-            + ["--grpc-port", "0", "--secrets-dir", str(folder / "secrets")]
+            + ["--readiness-delay", "0", "--grpc-port", "0", "--secrets-dir", str(folder / "secrets")]
             + [word for module in modules for word in ("--connectors", module)],
             cwd=folder,
             env={
@@ -94,8 +95,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             rest = OverREST(process.url)
             with rest.client, grpc.channel:
                 yield World(process, rest, grpc, bigquery, databricks, hook, folder)
+            popen.send_signal(signal.SIGTERM)
+            assert popen.wait(30) == 0
         finally:
-            popen.send_signal(signal.SIGKILL)
+            popen.kill()
             popen.wait()
             assert popen.stderr is not None
             popen.stderr.close()
@@ -188,6 +191,9 @@ def test_bigquery_fails(calls: Calls, tasks: Any, world: World) -> None:
     assert not found.agent_error.code  # propeller then looks for error.pb
     with pytest.raises(UserError, match="BadRequest: 400 .*Syntax error"):
         calls.create(tasks.template_of(tasks.query("syntax error")), literals(version=3))
+    lines = [json.loads(line) for line in world.process.lines]  # the connector's log is in the service's form
+    logged = [line["level"] for line in lines if line["message"] == "failed to run BigQuery job with error:"]
+    assert set(logged) == {"ERROR"}
     lost = json.dumps({"job_id": "lost", "project": "p", "location": "EU"}).encode()
     with pytest.raises(NotFound, match="Not found: Job lost"):
         calls.poll(template.type, lost)
@@ -307,8 +313,8 @@ def test_versions(calls: Calls) -> None:
     """A connector of a version gets its tasks; the one of version 0 all others."""
     found = {}
     for version in (0, 1, 2):
-        job = calls.create(tasks_pb2.TaskTemplate(type="connector_square", task_type_version=version), literals(x=3))
-        found[version] = calls.poll("connector_square", job, version=version).message
+        job = calls.create(tasks_pb2.TaskTemplate(type="connector_versions", task_type_version=version), literals(x=3))
+        found[version] = calls.poll("connector_versions", job, version=version).message
     assert found == {0: "squaring", 1: "squaring", 2: "version 2 squaring"}
 
 
@@ -396,7 +402,7 @@ def test_logs_and_metrics(calls: Calls) -> None:
     job = calls.create(tasks_pb2.TaskTemplate(type="connector_square"))
     assert calls.logs("connector_square", job) == ([("it began\n", True)], "1")
     assert calls.logs("connector_square", job, token="1") == ([("it ended\n", False)], "")
-    assert calls.logs("connector_square", job, version=2, lines=2)[0] == [("0\n", False), ("1\n", False)]
+    assert calls.logs("connector_versions", job, version=2, lines=2)[0] == [("0\n", False), ("1\n", False)]
     assert calls.metrics("connector_square", job, ["m"]) == {"m": {"resultType": "matrix", "result": []}}
     with pytest.raises(NotFound):
         calls.logs("connector_square", b'{"job": "a"}')
@@ -473,10 +479,10 @@ def test_says_what_is_served(world: World) -> None:
     assert {"sensor v1", "webhook v1", "bigquery_query_job_task v1", "spark v1", "databricks v1"} <= set(plugins)
     assert "snowflake v1" not in plugins  # it is installed, and nobody asked for it
     listed = world.rest.client.get("").json()["plugins"]
-    squares = [p for p in listed if p["task_type"] == "connector_square"]
+    squares = [p for p in listed if p["task_type"] == "connector_versions"]
     assert [(p["task_type_versions"], p["capabilities"]) for p in squares] == [
         ([], ["logs", "metrics"]),
-        ([2], ["logs", "metrics"]),
+        ([2], ["logs"]),
     ]
     from flyteidl.service import agent_pb2_grpc
 
@@ -506,21 +512,24 @@ def test_registering(tasks: Any) -> None:
         assert types(register_connectors(SensorEngine())) == ["sensor"]
         with pytest.raises(PluginError, match=r"two plugins serve task type 'sensor' .*SensorEngine.*SensorEngine"):
             register_connectors(SensorEngine())
+    with BackendPluginRegistry.isolated():
+        own = Jobs()
+        own.task_type = "sensor"
+        BackendPluginRegistry.register(own)
+        with pytest.raises(PluginError, match=r"'sensor' .*: tests.plugins.jobs.Jobs and flytekit.sensor.sensor_engine.Sens"):
+            register_connectors("flytekit")
     with pytest.raises(PluginError, match="is neither an AsyncConnectorBase nor a SyncConnectorBase"):
         connector_plugin(SensorEngine)
 
 
-PLUGIN_OF_SENSORS = """
-from flyte_backend import BackendPluginRegistry, BackendPluginBase, running
+def test_run(flyte_backend_run: Any) -> None:
+    """A connector in a unit test."""
+    from .plugins.connectors import Square, SquareNow
 
-class Own(BackendPluginBase):
-    task_type = "sensor"
-    def create(self, task): return "x"
-    def poll(self, job_id): return running()
-    def delete(self, job_id): pass
+    for over_http in (False, True):
+        assert flyte_backend_run(connector_plugin(Square()), {"x": 3}, over_http=over_http) == {"o0": 9}
+        assert flyte_backend_run(connector_plugin(SquareNow()), {"x": 4}, over_http=over_http) == {"o0": 16}
 
-BackendPluginRegistry.register(Own())
-"""
 
 TWICE = """
 from flytekit.extend.backend.base_connector import ConnectorRegistry
@@ -529,33 +538,42 @@ from flytekit.sensor.sensor_engine import SensorEngine
 ConnectorRegistry.register(SensorEngine())
 """
 
+MODULES = {"broken": "1 / 0", "needy": "import sqlalchemy_of_mars", "idle": "", "twice": TWICE}
+
 
 @pytest.mark.parametrize(
-    ("args", "says"),
+    ("module", "says"),
     [
-        (["--connectors", "nowhere"], "there is no module 'nowhere' on the path"),
-        (["--connectors", "broken"], "connector module 'broken' cannot be imported: ZeroDivisionError: division by zero"),
-        (["--connectors", "needy"], "connector module 'needy' cannot be imported: it needs the module 'sqlalchemy_of_mars'"),
-        (["--connectors", "idle"], "module 'idle' registered no connector"),
-        (["--connectors", "twice"], "cannot be imported: ValueError: Duplicate connector for task type: sensor_v0"),
-        (["--plugins", "own", "--connectors", "flytekit"], "two plugins serve task type 'sensor' in version v1"),
+        ("nowhere", "there is no module 'nowhere' on the path"),
+        ("broken", "connector module 'broken' cannot be imported: ZeroDivisionError: division by zero"),
+        ("needy", "connector module 'needy' cannot be imported: it needs the module 'sqlalchemy_of_mars'"),
+        ("idle", "module 'idle' registered no connector: it calls flytekit's ConnectorRegistry.register(…)"),
+        ("twice", "connector module 'twice' cannot be imported: ValueError: Duplicate connector for task type: sensor_v0"),
     ],
 )
-def test_stops_start_up(start: Start, args: list[str], says: str) -> None:
-    modules = {"broken": "1 / 0", "needy": "import sqlalchemy_of_mars", "idle": "", "twice": TWICE, "own": PLUGIN_OF_SENSORS}
-    process = start("--insecure", *args, wait=False, **modules)
+def test_modules_that_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, says: str) -> None:
+    for name, text in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with BackendPluginRegistry.isolated(), pytest.raises(PluginError) as caught:
+        register_connectors("flytekit", module)
+    assert str(caught.value) == says
+    sys.modules.pop(module, None)
+
+
+def test_start_up_stops_with_one_line(start: Start) -> None:
+    process = start("--insecure", "--connectors", "broken", wait=False, **MODULES)
     assert process.wait() == 2
     (line,) = eventually(lambda: process.lines)
-    assert says in line
+    assert line.startswith("flyte-backend-serve: connector module 'broken' cannot be imported")
+
+
+def test_without_flytekit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flytekit", None)
+    with pytest.raises(PluginError, match=r"needs the extra: pip install 'flyte-backend\[flytekit\]'"):
+        register_connectors("flytekit")
 
 
 def test_flytekit_is_imported_when_asked_for() -> None:
     look = "import sys, flyte_backend.connectors, flyte_backend._serve; print('flytekit' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout == "False\n"
-    missing = "import sys; sys.modules['flytekit'] = None; from flyte_backend._serve import main; main(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", missing, "--insecure", "--port", "0", "--connectors", "flytekit"], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    needs = "serving flytekit's connectors needs the extra: pip install 'flyte-backend[flytekit]'"
-    assert done.stderr == f"flyte-backend-serve: {needs}\n"

@@ -269,7 +269,7 @@ class Bound:
         if not isinstance(plugin, BackendPluginBase):
             raise PluginError(f"{plugin!r} is no BackendPluginBase")
         self.plugin = plugin
-        self.where = plugin.where or f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+        self.where = plugin.defined_in or f"{type(plugin).__module__}.{type(plugin).__qualname__}"
         self.task_type, self.version, self.name = plugin.task_type, plugin.version, plugin.name or plugin.task_type
         self.task_type_versions = tuple(plugin.task_type_versions)
         self._check_names()

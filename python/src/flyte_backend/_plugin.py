@@ -42,7 +42,7 @@ class BackendPluginBase:
     task_type_versions: Sequence[int] = ()
     outputs: Any = None
     #: Where its code is, for messages about it; empty means its class.
-    where: str = ""
+    defined_in: str = ""
     #: What people should know that it runs on, by name, such as a library's version: told when it is served.
     runs_on: Mapping[str, str] = {}
 

@@ -37,6 +37,8 @@ log = logging.getLogger("flyte_backend.plugin")
 #: The modules of flytekit itself that register connectors.
 FLYTEKITS_OWN = ("flytekit.sensor", "flytekit.extras.webhook")
 
+METHODS = ("create", "get", "delete", "get_logs", "get_metrics", "do")
+
 
 # ---- registering
 
@@ -134,6 +136,30 @@ def _of_module(name: str) -> list[Any]:
 # ---- plugins
 
 
+class _Method:
+    """A method of a connector."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        parameters = inspect.signature(function).parameters.values()
+        self.named = {p.name for p in parameters}
+        self.takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+    async def __call__(self, given: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
+        """It gets what flytekit gives it, as far as it takes it, and of the rest what it names. A stream becomes a list."""
+        function = self.function
+        kwargs = {name: value for name, value in given.items() if self.takes_all or name in self.named}
+        kwargs |= {name: value for name, value in extra.items() if name in self.named}
+        if inspect.iscoroutinefunction(function):
+            return await function(**kwargs)
+        if inspect.isasyncgenfunction(function):
+            return [one async for one in function(**kwargs)]
+        if inspect.isgeneratorfunction(function):
+            return await in_thread(lambda: list(function(**kwargs)))
+        result = await in_thread(function, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+
 class _Connector(BackendPluginBase):
     """What both kinds have in common."""
 
@@ -150,9 +176,10 @@ class _Connector(BackendPluginBase):
             task_type_versions=(category.version,) if category.version else (),
         )
         self.connector = connector
-        self.where = f"{type(connector).__module__}.{type(connector).__qualname__}"
+        self.defined_in = f"{type(connector).__module__}.{type(connector).__qualname__}"
         self.runs_on = {"flytekit": _import_flytekit()}
         self._context = FlyteContextManager.current_context()
+        self._methods = {name: _Method(getattr(connector, name)) for name in METHODS if hasattr(connector, name)}
 
     @asynccontextmanager
     async def _call(self, method: str) -> AsyncIterator[None]:
@@ -172,20 +199,7 @@ class _Connector(BackendPluginBase):
             raise error from e
 
     async def _run(self, method: str, given: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
-        """What the connector's method gives. It gets what flytekit gives it, as far as it takes it, and of the rest what it
-        names."""
-        function: Callable[..., Any] = getattr(self.connector, method)
-        named, takes_all = _parameters(function)
-        kwargs = {name: value for name, value in given.items() if takes_all or name in named}
-        kwargs |= {name: value for name, value in extra.items() if name in named}
-        if inspect.iscoroutinefunction(function):
-            return await function(**kwargs)
-        if inspect.isasyncgenfunction(function):
-            return [one async for one in function(**kwargs)]
-        if inspect.isgeneratorfunction(function):
-            return await in_thread(lambda: list(function(**kwargs)))
-        result = await in_thread(function, **kwargs)
-        return await result if inspect.isawaitable(result) else result
+        return await self._methods[method](given, extra)
 
     async def _status(self, resource: Any, types: Mapping[str, Any]) -> JobStatus:
         """What a connector says of a job."""
@@ -290,9 +304,3 @@ def _models(task: TaskInfo) -> dict[str, Any]:
         }
     except Exception as e:  # what flytekit expects of a message it does not check
         raise UserError(f"flytekit cannot read the task: {type(e).__name__}") from e
-
-
-def _parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:
-    """The names that a function takes, and whether it takes any."""
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name for p in parameters}, any(p.kind is p.VAR_KEYWORD for p in parameters)

@@ -51,8 +51,8 @@ class Square(AsyncConnectorBase):  # type: ignore[misc]
 
     name = "Square Connector"
 
-    def __init__(self, task_type_name: str = "connector_square", task_type_version: int = 0) -> None:
-        super().__init__(SquareJob, task_type_name=task_type_name, task_type_version=task_type_version)
+    def __init__(self, task_type_name: str = "connector_square") -> None:
+        super().__init__(SquareJob, task_type_name=task_type_name)
 
     def _read(self, meta: SquareJob) -> dict[str, Any]:
         if not isinstance(meta.job, str) or not meta.job.isalnum() or not meta.job.isascii() or len(meta.job) > 64:
@@ -132,7 +132,7 @@ class AsyncSquare(AsyncConnectorBase):  # type: ignore[misc]
     name = "Square Connector"
 
     def __init__(self) -> None:
-        super().__init__(SquareJob, task_type_name="connector_square", task_type_version=2)
+        super().__init__(SquareJob, task_type_name="connector_versions", task_type_version=2)
         self.square = Square()
 
     async def create(self, **kwargs: Any) -> SquareJob:
@@ -334,6 +334,7 @@ class GiverNow(SyncConnectorBase):  # type: ignore[misc]
 
 
 ConnectorRegistry.register(Square())
+ConnectorRegistry.register(Square("connector_versions"))
 ConnectorRegistry.register(AsyncSquare())
 ConnectorRegistry.register(SquareNow())
 ConnectorRegistry.register(Mirror())
