@@ -67,10 +67,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         for vendor, certificate in ((bigquery, None), (hook, None), (databricks, authority.issue("databricks"))):
             stack.enter_context(vendor.serving(certificate))
-        modules = ("flytekit", "flytekitplugins.bigquery", "flytekitplugins.spark", "tests.plugins.connectors")
+        own = "from flyte_backend.connectors import register_connectors\nregister_connectors('flytekit')\n"
+        (folder / "own.py").write_text(own)
+        modules = ("flytekitplugins.bigquery", "flytekitplugins.spark", "tests.plugins.connectors")
         popen = subprocess.Popen(
             [sys.executable, "-m", "flyte_backend._serve", "--log-format", "json", "--insecure", "--port", "0"]
-            + ["--readiness-delay", "0", "--grpc-port", "0", "--secrets-dir", str(folder / "secrets")]
+            + ["--plugins", "own", "--readiness-delay", "0", "--grpc-port", "0", "--secrets-dir", str(folder / "secrets")]
             + [word for module in modules for word in ("--connectors", module)],
             cwd=folder,
             env={

@@ -149,12 +149,7 @@ def _serve(args: argparse.Namespace, certificates: Certificates | None) -> int:
         needs_client_certificate=args.client_ca is not None,
         secrets=Secrets(folder=args.secrets_dir),
     )
-    for name in args.plugins:
-        BackendPluginRegistry.load(name)
-    if args.connectors:
-        _load_connectors(args)
-    if args.installed or not (args.plugins or args.connectors):
-        BackendPluginRegistry.load_installed()
+    _load(args)
     listening = Listening(args.host, args.port, args.grpc_port, certificates)
     if args.fd is not None:
         listening.socket, listening.reuse_port = socket.socket(fileno=args.fd), True
@@ -178,14 +173,24 @@ def _serve(args: argparse.Namespace, certificates: Certificates | None) -> int:
     return OK
 
 
-def _load_connectors(args: argparse.Namespace) -> None:
-    from .connectors import register_connectors, use_service_log
-
-    if args.secrets_dir != SECRETS_DIR:  # flytekit has its own name for it
+def _load(args: argparse.Namespace) -> None:
+    """Register what is to be served."""
+    # For modules that import flytekit: it looks for secrets elsewhere, and decorates tracebacks, unless it is told.
+    if args.secrets_dir != SECRETS_DIR:
         os.environ.setdefault("FLYTE_SECRETS_DEFAULT_DIR", args.secrets_dir)
     os.environ.setdefault("FLYTE_SDK_RICH_TRACEBACKS", "0")
-    register_connectors(*args.connectors)
-    use_service_log()
+    for name in args.plugins:
+        BackendPluginRegistry.load(name)
+    if args.connectors:
+        from .connectors import register_connectors
+
+        register_connectors(*args.connectors)
+    if args.installed or not (args.plugins or args.connectors):
+        BackendPluginRegistry.load_installed()
+    if "flytekit" in sys.modules:
+        from .connectors import use_service_log
+
+        use_service_log()
 
 
 def _supervise(given: Sequence[str], args: argparse.Namespace) -> int:

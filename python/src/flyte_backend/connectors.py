@@ -248,7 +248,7 @@ class _Async(_Connector):
 
     async def create(self, task: TaskInfo) -> bytes:
         async with self._call("create"):
-            given = _models(task)
+            given = await in_thread(_models, task)  # it may be large
             meta = await self._run("create", given, {"idempotency_key": task.idempotency_key})
             job_id = meta.encode() if hasattr(meta, "encode") else None
             if not isinstance(job_id, bytes):
@@ -282,7 +282,7 @@ class _Sync(_Connector):
 
     async def execute(self, task: TaskInfo) -> JobStatus:
         async with self._call("do"):
-            given = _models(task)
+            given = await in_thread(_models, task)  # it may be large
             extra = {"idempotency_key": task.idempotency_key, "task_execution_metadata": given.pop("task_execution_metadata")}
             declared = task.template.get("interface", {}).get("outputs", {}).get("variables", {})
             types = {name: variable.get("type") for name, variable in declared.items()}
