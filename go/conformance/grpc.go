@@ -171,6 +171,10 @@ func pluginsOf(a *admin.Agent) []plugin {
 			categories = append(categories, &admin.TaskCategory{Name: t})
 		}
 	}
+	takesAny := map[string]bool{} // whatever else is listed: 0 means any version
+	for _, c := range categories {
+		takesAny[c.GetName()] = takesAny[c.GetName()] || c.GetVersion() == 0
+	}
 	var out []plugin
 	for _, c := range categories {
 		i := slices.IndexFunc(out, func(p plugin) bool { return p.taskType == c.GetName() })
@@ -178,7 +182,7 @@ func pluginsOf(a *admin.Agent) []plugin {
 			out = append(out, plugin{name: name, taskType: c.GetName(), version: version, sync: a.GetIsSync()})
 			i = len(out) - 1
 		}
-		if c.GetVersion() != 0 {
+		if c.GetVersion() != 0 && !takesAny[c.GetName()] {
 			out[i].taskTypeVersions = append(out[i].taskTypeVersions, c.GetVersion())
 		}
 	}

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import inspect
 import json
 import logging
@@ -23,7 +24,19 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ._errors import BackendError, NotFound, PluginError, SystemError_, UnknownError, UserError, seconds
-from ._plugin import BackendPluginBase, JobRef, JobState, JobStatus, Logger, LogLine, LogLink, LogPage, Metric, TaskInfo
+from ._plugin import (
+    BackendPluginBase,
+    JobRef,
+    JobState,
+    JobStatus,
+    Logger,
+    LogLine,
+    LogLink,
+    LogPage,
+    Metric,
+    TaskInfo,
+    TaskMessages,
+)
 from ._protojson import Invalid
 from ._secrets import Secrets
 from ._values import decode_literals, encode, encode_outputs, encode_struct, variables_of
@@ -77,6 +90,8 @@ class Call:
     max_output_bytes: int = 0
     job_id: bytes = b""
     transport: str = "rest"
+    #: The task as it came over gRPC.
+    messages: TaskMessages | None = None
 
 
 Wire = dict[str, Any]
@@ -86,7 +101,8 @@ Wire = dict[str, Any]
 class Slot:
     """A place among the calls that run at once. It is free when all that hold it have let go, in whichever thread they are."""
 
-    def __init__(self, release: Callable[[], None]) -> None:
+    def __init__(self, release: Callable[[], None], executor: Executor | None = None) -> None:
+        self.executor = executor
         self._loop = asyncio.get_running_loop()
         self._release = release
         self._holders = 1
@@ -106,6 +122,20 @@ class Slot:
 
 
 current_slot: contextvars.ContextVar[Slot | None] = contextvars.ContextVar("current_slot", default=None)
+
+
+async def in_thread(function: Callable[..., Any], *args: Any, executor: Executor | None = None, **kwargs: Any) -> Any:
+    """Run a function that may block, in a thread of the service's. Its call keeps its place until the thread has ended."""
+    slot = current_slot.get()
+    executor = executor or (slot.executor if slot is not None else None)
+    call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+    if executor is None:
+        return await asyncio.get_running_loop().run_in_executor(None, call)
+    running = executor.submit(call)
+    if slot is not None:
+        slot.hold()
+        running.add_done_callback(slot.let_go_from)
+    return await asyncio.wrap_future(running)
 
 
 class _Method:
@@ -155,12 +185,7 @@ class _Method:
         kwargs = {name: value(what) for name, what in self.passed}
         if self.is_async:
             return await self.function(*args, **kwargs)
-        context = contextvars.copy_context()
-        running = executor.submit(context.run, self.function, *args, **kwargs)
-        if (slot := current_slot.get()) is not None:
-            slot.hold()
-            running.add_done_callback(slot.let_go_from)
-        result = await asyncio.wrap_future(running)
+        result = await in_thread(functools.partial(self.function, *args, **kwargs), executor=executor)
         return await result if inspect.isawaitable(result) else result
 
 
@@ -244,7 +269,7 @@ class Bound:
         if not isinstance(plugin, BackendPluginBase):
             raise PluginError(f"{plugin!r} is no BackendPluginBase")
         self.plugin = plugin
-        self.where = f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+        self.where = plugin.defined_in or f"{type(plugin).__module__}.{type(plugin).__qualname__}"
         self.task_type, self.version, self.name = plugin.task_type, plugin.version, plugin.name or plugin.task_type
         self.task_type_versions = tuple(plugin.task_type_versions)
         self.order = natural(self.version)
@@ -345,6 +370,7 @@ class Bound:
             max_output_bytes=call.max_output_bytes,
             secrets=self.secrets,
             log=self.log,
+            messages=call.messages,
         )
 
         def value(what: str) -> Any:

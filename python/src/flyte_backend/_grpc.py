@@ -27,7 +27,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ._binding import Call, Wire
 from ._errors import BackendError, NotFound, Overloaded, Retry, SystemError_, Unimplemented, UserError
-from ._plugin import JobState
+from ._plugin import JobState, TaskMessages
 from ._proto.flytebackend.v1 import backend_pb2
 from ._protojson import Invalid, timestamp
 from ._service import MAX_JOBS_IN_POLL, Service
@@ -94,6 +94,7 @@ def _task(template: Message, context: Context, request: Any, inputs: Message) ->
         metadata=_json(request.task_execution_metadata),
         output_prefix=request.output_prefix,
         transport="grpc",
+        messages=TaskMessages(template, inputs, request.task_execution_metadata),
     )
 
 
@@ -284,18 +285,19 @@ class _Metadata:
 
 
 def _agents(service: Service, is_sync: bool) -> list[Any]:
-    """The plugins in flyteidl's words. Those that can do both are listed twice, the asynchronous one last, which the connector
-    plugin that ships with Flyte then takes."""
-    out = []
+    """The plugins in flyteidl's words. Those of one name and version are one agent. Those that can do both are listed twice,
+    the asynchronous one last, which the connector plugin that ships with Flyte then takes."""
+    out: dict[str, Any] = {}
     for plugin in service.plugins.bound:
         if not (plugin.is_sync if is_sync else plugin.is_async):
             continue
         name = plugin.name if plugin.version == "v1" and "@" not in plugin.name else f"{plugin.name}@{plugin.version}"
-        agent = agent_pb2.Agent(name=name, is_sync=is_sync, supported_task_types=[plugin.task_type])
+        agent = out.setdefault(name, agent_pb2.Agent(name=name, is_sync=is_sync))
+        if plugin.task_type not in agent.supported_task_types:
+            agent.supported_task_types.append(plugin.task_type)
         for version in plugin.task_type_versions or (0,):
             agent.supported_task_categories.add(name=plugin.task_type, version=version)
-        out.append(agent)
-    return out
+    return list(out.values())
 
 
 # ---- the extension

@@ -19,6 +19,14 @@ def _when(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _message(record: logging.LogRecord) -> str:
+    """What is logged may be somebody else's, whose arguments do not fit the text."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return str(record.msg)
+
+
 class JSONFormatter(logging.Formatter):
     """A line of JSON for each record."""
 
@@ -27,7 +35,7 @@ class JSONFormatter(logging.Formatter):
             "time": _when(record),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
             **_extras(record),
         }
         if record.exc_info:
@@ -40,7 +48,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         more = "".join(f" {key}={_shown(value)}" for key, value in _extras(record).items())
-        line = f"{_when(record)} {record.levelname} {record.getMessage()}{more}"
+        line = f"{_when(record)} {record.levelname} {_message(record)}{more}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

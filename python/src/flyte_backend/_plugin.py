@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._errors import BackendError, UserError
 from ._protojson import Invalid
@@ -41,6 +41,10 @@ class BackendPluginBase:
     name: str = ""
     task_type_versions: Sequence[int] = ()
     outputs: Any = None
+    #: Where its code is, for messages about it; empty means its class.
+    defined_in: str = ""
+    #: What people should know that it runs on, by name, such as a library's version: told when it is served.
+    runs_on: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -72,6 +76,17 @@ class SyncPlugin(BackendPluginBase):
     """A plugin whose tasks are one call: ``execute(self, task)`` gives a final :class:`JobStatus`, or the outputs."""
 
 
+class TaskMessages(NamedTuple):
+    """A task as flyteidl's own messages."""
+
+    #: flyteidl.core.TaskTemplate
+    template: Any
+    #: flyteidl.core.LiteralMap
+    inputs: Any
+    #: flyteidl.admin.TaskExecutionMetadata
+    metadata: Any
+
+
 class TaskInfo:
     """A task to run."""
 
@@ -87,7 +102,9 @@ class TaskInfo:
         max_output_bytes: int = 0,
         secrets: Secrets | None = None,
         log: Logger | None = None,
+        messages: TaskMessages | None = None,
     ) -> None:
+        self._messages = messages
         #: The task as it was registered: flyteidl's TaskTemplate in protobuf's JSON form.
         self.template = template
         #: The inputs as they came: flyteidl's Literals in protobuf's JSON form, by name.
@@ -123,6 +140,28 @@ class TaskInfo:
             return decode_literals(self.literals)
         except Invalid as e:
             raise UserError(f"the task's inputs: {e}") from e
+
+    @functools.cached_property
+    def messages(self) -> TaskMessages:
+        """The task as flyteidl's messages: over gRPC those that came, over REST made of the JSON. They need flyteidl, which the
+        extras ``grpc`` and ``flytekit`` bring. Raises :class:`UserError` for a task that no message can hold."""
+        if self._messages is not None:
+            return self._messages
+        from flyteidl.admin import agent_pb2
+        from flyteidl.core import literals_pb2, tasks_pb2
+        from google.protobuf import json_format
+
+        def read(value: Mapping[str, Any], into: Any) -> Any:
+            try:
+                return json_format.ParseDict(dict(value), into, ignore_unknown_fields=True)
+            except (json_format.Error, ValueError, TypeError, RecursionError) as e:
+                raise UserError(f"the task cannot be read: {str(e)[:500]}") from None
+
+        return TaskMessages(
+            read(self.template, tasks_pb2.TaskTemplate()),
+            read({"literals": self.literals}, literals_pb2.LiteralMap()),
+            read(self.metadata, agent_pb2.TaskExecutionMetadata()),
+        )
 
     @functools.cached_property
     def custom(self) -> dict[str, Any]:

@@ -26,6 +26,24 @@ def check_overlaps(plugin: Bound, others: Iterable[Bound]) -> None:
             )
 
 
+@contextlib.contextmanager
+def importing(module: str, what: str) -> Iterator[None]:
+    """Whatever goes wrong with the import of somebody else's module is a :class:`PluginError` with one line that says what.
+    Modules of the working directory can be imported from then on."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    except FlyteBackendError:
+        raise
+    except ModuleNotFoundError as e:
+        if e.name and (module == e.name or module.startswith(e.name + ".")):
+            raise PluginError(f"there is no module {e.name!r} on the path") from e
+        raise PluginError(f"{what} cannot be imported: it needs the module {e.name!r}") from e
+    except (Exception, SystemExit) as e:
+        raise PluginError(f"{what} cannot be imported: {type(e).__name__}: {_one_line(e)}") from e
+
+
 class BackendPluginRegistry:
     """The plugins of this process. What a module registers when it is imported, ``flyte-backend-serve`` serves."""
 
@@ -64,23 +82,13 @@ class BackendPluginRegistry:
         """Import a module that registers plugins, or ``module:attribute``: a plugin, a list of them, or a function that gives
         either. Raises :class:`PluginError` when it cannot, with one line that says why."""
         module, _, attribute = name.partition(":")
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
         before = len(cls._bound)
-        try:
+        with importing(module, f"plugin module {name!r}"):
             found: Any = importlib.import_module(module)
             for part in attribute.split(".") if attribute else ():
                 found = getattr(found, part)
             if attribute:
                 cls._add(found, name)
-        except FlyteBackendError:
-            raise
-        except ModuleNotFoundError as e:
-            if e.name and (module == e.name or module.startswith(e.name + ".")):
-                raise PluginError(f"there is no module {e.name!r} on the path") from e
-            raise PluginError(f"plugin module {name!r} cannot be imported: it needs the module {e.name!r}") from e
-        except (Exception, SystemExit) as e:  # it is somebody else's code
-            raise PluginError(f"plugin module {name!r} cannot be imported: {type(e).__name__}: {_one_line(e)}") from e
         if not attribute and len(cls._bound) == before and not any(b.where.startswith(module) for b in cls._bound):
             raise PluginError(
                 f"module {module!r} registered no plugin: it calls BackendPluginRegistry.register(…), or name {module}:PLUGIN"

@@ -29,6 +29,8 @@ log = logging.getLogger("flyte_backend")
 # Exit codes: it ended well; calls were cut off; it could not start as it is set up.
 OK, CUT_OFF, CANNOT_START = 0, 1, 2
 
+SECRETS_DIR = "/etc/secrets"
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -44,6 +46,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="MODULE[:NAME]",
         help="a module that registers plugins, or a plugin in it; may be repeated",
+    )
+    what.add_argument(
+        "--connectors",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="flytekit's connectors of a module, such as flytekitplugins.bigquery; flytekit for its own (sensor, webhook), "
+        "flytekitplugins for all that are installed; may be repeated; needs the extra flytekit",
     )
     what.add_argument(
         "--installed", action="store_true", help=f"plugins of installed packages (entry points {ENTRY_POINTS}); the default"
@@ -80,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "--drain-timeout", type=float, default=defaults.drain_timeout, help="then, seconds for calls under way (%(default)s)"
     )
     other = parser.add_argument_group("other")
-    other.add_argument("--secrets-dir", default="/etc/secrets", help="folder of secrets (%(default)s)")
+    other.add_argument("--secrets-dir", default=SECRETS_DIR, help="folder of secrets (%(default)s)")
     other.add_argument("--log-format", choices=("json", "text"), help="text on a terminal, else json")
     other.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     other.add_argument("--version", action="version", version=f"flyte-backend {package_version()}")
@@ -139,10 +149,7 @@ def _serve(args: argparse.Namespace, certificates: Certificates | None) -> int:
         needs_client_certificate=args.client_ca is not None,
         secrets=Secrets(folder=args.secrets_dir),
     )
-    for name in args.plugins:
-        BackendPluginRegistry.load(name)
-    if args.installed or not args.plugins:
-        BackendPluginRegistry.load_installed()
+    _load(args)
     listening = Listening(args.host, args.port, args.grpc_port, certificates)
     if args.fd is not None:
         listening.socket, listening.reuse_port = socket.socket(fileno=args.fd), True
@@ -164,6 +171,26 @@ def _serve(args: argparse.Namespace, certificates: Certificates | None) -> int:
     else:
         uvloop.run(run())
     return OK
+
+
+def _load(args: argparse.Namespace) -> None:
+    """Register what is to be served."""
+    # For modules that import flytekit: it looks for secrets elsewhere, and decorates tracebacks, unless it is told.
+    if args.secrets_dir != SECRETS_DIR:
+        os.environ.setdefault("FLYTE_SECRETS_DEFAULT_DIR", args.secrets_dir)
+    os.environ.setdefault("FLYTE_SDK_RICH_TRACEBACKS", "0")
+    for name in args.plugins:
+        BackendPluginRegistry.load(name)
+    if args.connectors:
+        from .connectors import register_connectors
+
+        register_connectors(*args.connectors)
+    if args.installed or not (args.plugins or args.connectors):
+        BackendPluginRegistry.load_installed()
+    if "flytekit" in sys.modules:
+        from .connectors import use_service_log
+
+        use_service_log()
 
 
 def _supervise(given: Sequence[str], args: argparse.Namespace) -> int:

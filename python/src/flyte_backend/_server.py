@@ -106,9 +106,11 @@ class Server:
             await grpc.start()
         while not http.started and not serving.done():
             await asyncio.sleep(0.005)
-        about = {"host": at.host, "port": self.port, "tls": at.certificates is not None}
+        about: dict[str, object] = {"host": at.host, "port": self.port, "tls": at.certificates is not None}
         if grpc is not None:
             about["grpc_port"] = self.grpc_port
+        for bound in self.service.plugins.bound:
+            about.update(bound.plugin.runs_on)
         log.info("serving", extra={**about, "plugins": ", ".join(map(str, self.service.plugins.bound))})
         ready()
         renewing = asyncio.create_task(self._renew())

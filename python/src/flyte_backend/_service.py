@@ -313,7 +313,7 @@ class Service:
             raise Overloaded(f"the service runs {self._running} calls already, which is its limit", after=1)
         self._running += 1
         self.metrics.set("calls_in_flight", self._running)
-        slot = Slot(self._free)
+        slot = Slot(self._free, self._executor)
         token = current_slot.set(slot)
         try:
             task = start(self._spoken(op, plugin, work))
