@@ -51,6 +51,36 @@ def test_plugin_conforms(jobs: dict[str, Any], protocol: Literal["rest", "grpc"]
     assert not [str(result) for result in report.of("skipped") if not re.match(allowed, result.case)]
 
 
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_connector_of_flytekit_conforms(jobs: dict[str, Any], protocol: Literal["rest", "grpc"]) -> None:
+    jobs["task_type"] = "connector_square"
+    report = conformance(
+        connectors=["tests.plugins.connectors"],
+        protocol=protocol,
+        inputs={"x": 7, "seconds": 0.1, "fail": ""},
+        long_inputs={"x": 7, "seconds": 600.0, "fail": ""},
+        failing_inputs={"x": 7, "seconds": 0.1, "fail": "asked"},
+        outputs={"o0": int},
+        **jobs,
+    )
+    # flytekit's Resource has no code of an error.
+    assert [result.case for result in report.of("failed")] == ["poll/failure-says-why"], "\n".join(map(str, report.of("failed")))
+    assert len(report.of("passed")) > 90
+
+
+def test_synchronous_connector_of_flytekit_conforms(jobs: dict[str, Any]) -> None:
+    jobs["task_type"] = "connector_square_now"
+    report = conformance(
+        connectors=["tests.plugins.connectors"],
+        inputs={"x": 7},
+        outputs={"o0": int},
+        run="^(metadata|execute|errors|versions)/",
+        strict=True,
+        **jobs,
+    )
+    assert {"execute/succeeds", "execute/repeats"} <= {result.case for result in report.of("passed")}
+
+
 def test_the_document(jobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "examples/python")
     monkeypatch.setenv("FLYTE_BACKEND_COMMAND", jobs["program"])

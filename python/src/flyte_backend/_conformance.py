@@ -69,6 +69,7 @@ class ConformanceReport:
 
 def conformance(
     *plugins: str,
+    connectors: Sequence[str] = (),
     endpoint: str | None = None,
     protocol: Literal["rest", "grpc"] = "rest",
     task_type: str | None = None,
@@ -90,7 +91,7 @@ def conformance(
 ) -> ConformanceReport:
     """Check a plugin against the contract, and give the report. AssertionError tells what the service does that it must not.
 
-    ``plugins`` are modules, as ``flyte-backend-serve --plugins`` takes them: two processes serve them on 127.0.0.1, as
+    ``plugins`` and ``connectors`` are modules, as ``flyte-backend-serve`` takes them: two processes serve them on 127.0.0.1, as
     replicas, and one of them is killed and started again in the middle. Or ``endpoint`` is the address of a service that runs.
 
     ``inputs`` make a job that succeeds, ``long_inputs`` one that lasts until it is deleted, ``failing_inputs`` one that fails;
@@ -102,8 +103,10 @@ def conformance(
     The suite is the Go program ``flyte-backend``: ``program``, or what the environment variable FLYTE_BACKEND_COMMAND names, or
     the one on PATH. ConfigurationError if there is none, or it could not check; TimeoutError after ``timeout`` seconds.
     """
-    if bool(plugins) == bool(endpoint):
+    if bool(plugins or connectors) == bool(endpoint):
         raise ConfigurationError("conformance takes either the modules of plugins or the endpoint of a service")
+    modules = [word for name in plugins for word in ("--plugins", name)]
+    modules += [word for name in connectors for word in ("--connectors", name)]
     if protocol not in ("rest", "grpc"):
         raise ConfigurationError(f"protocol {protocol!r}: takes 'rest' or 'grpc'")
     if template is None and task_type is None and (inputs or long_inputs or failing_inputs or custom is not None):
@@ -130,7 +133,7 @@ def conformance(
                 command += [f"--{kind}inputs", _write(folder, f"{kind}inputs.json", of_kind)]
         restart = None
         if endpoint is None:
-            one, other = (stack.enter_context(_Service.running(plugins, protocol, serve, env, timeout)) for _ in range(2))
+            one, other = (stack.enter_context(_Service.running([*modules, *serve], protocol, env, timeout)) for _ in range(2))
             endpoint = one.address
             command += ["--replica", other.address]
             restart = _Restart(folder, one)
@@ -180,10 +183,9 @@ class _Service:
     @classmethod
     @contextlib.contextmanager
     def running(
-        cls, plugins: Sequence[str], protocol: str, serve: Sequence[str], env: Mapping[str, str] | None, timeout: float
+        cls, arguments: Sequence[str], protocol: str, env: Mapping[str, str] | None, timeout: float
     ) -> Iterator[_Service]:
-        command = [sys.executable, "-m", "flyte_backend._serve", "--insecure", "--log-format", "json"]
-        command += [word for plugin in plugins for word in ("--plugins", plugin)] + list(serve)
+        command = [sys.executable, "-m", "flyte_backend._serve", "--insecure", "--log-format", "json", *arguments]
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # a test's modules are found as the test finds them
         service = cls(command, protocol, {**os.environ, "PYTHONPATH": path, **(env or {})}, timeout)
         service.start()

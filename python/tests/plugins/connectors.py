@@ -68,12 +68,14 @@ class Square(AsyncConnectorBase):  # type: ignore[misc]
         if not isinstance(values.get("x", 1), int):
             raise FlyteUserException("x is no integer")
         name = hashlib.sha256((idempotency_key or os.urandom(16).hex()).encode()).hexdigest()
-        request = json.dumps([str(task_template), values], sort_keys=True, default=str)
+        # The text of a message differs from process to process: maps have no order.
+        request = task_template.to_flyte_idl().SerializeToString(deterministic=True)
+        request += json.dumps(values, sort_keys=True, default=str).encode()
         job = {
             "x": values.get("x", 1),
             "until": time.time() + values.get("seconds", 0.2),
             "fail": values.get("fail", ""),
-            "request": hashlib.sha256(request.encode()).hexdigest(),
+            "request": hashlib.sha256(request).hexdigest(),
         }
         with tempfile.NamedTemporaryFile("w", dir=FOLDER, prefix=".new", delete=False) as file:
             json.dump(job, file)
