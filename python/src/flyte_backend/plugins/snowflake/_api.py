@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from ..._errors import BackendError, NotFound, Overloaded, Retry, SystemError_
+from ..._errors import BackendError, FailedPrecondition, NotFound, Overloaded, Retry, SystemError_
 from ..._metrics import package_version
 from ..._secrets import Secrets
 from ._account import Accounts
@@ -98,11 +98,13 @@ class SqlApi:
 
     async def look(self, secrets: Secrets, account: str, user: str, handle: str) -> Answer:
         """The state of a statement."""
-        return await self._request("GET", _path(handle), secrets, account, user)
+        with _of_running_job():
+            return await self._request("GET", _path(handle), secrets, account, user)
 
     async def cancel(self, secrets: Secrets, account: str, user: str, handle: str) -> Answer:
         """End a statement."""
-        return await self._request("POST", f"{_path(handle)}/cancel", secrets, account, user)
+        with _of_running_job():
+            return await self._request("POST", f"{_path(handle)}/cancel", secrets, account, user)
 
     async def _request(
         self,
@@ -116,18 +118,39 @@ class SqlApi:
         body: Mapping[str, Any] | None = None,
     ) -> Answer:
         url = f"{self.accounts.url(account)}/api/v2/statements{path}"
-        while True:
-            headers = self._credentials.headers(secrets, account, user)
-            try:
-                async with self._client.stream(method, url, params=params, json=body, headers=headers) as response:
-                    answer = await _read(response)
-            except httpx.TimeoutException as e:
-                raise Retry(f"Snowflake does not answer in time ({type(e).__name__})") from e
-            except httpx.HTTPError as e:
-                raise Retry(f"Snowflake cannot be reached: {type(e).__name__}: {e}") from e
-            # The key may have been replaced, or the clock set, since the token was signed.
-            if answer.status != 401 or not self._credentials.forget(account, user):
-                return answer
+        answer = await self._once(method, url, secrets, account, user, params, body)
+        # The key may have been replaced, or the clock set, since the token was signed.
+        if answer.status == 401 and self._credentials.forget(account, user):
+            answer = await self._once(method, url, secrets, account, user, params, body)
+        return answer
+
+    async def _once(
+        self,
+        method: str,
+        url: str,
+        secrets: Secrets,
+        account: str,
+        user: str,
+        params: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+    ) -> Answer:
+        headers = self._credentials.headers(secrets, account, user)
+        try:
+            async with self._client.stream(method, url, params=params, json=body, headers=headers) as response:
+                return await _read(response)
+        except httpx.TimeoutException as e:
+            raise Retry(f"Snowflake does not answer in time ({type(e).__name__})") from e
+        except httpx.HTTPError as e:
+            raise Retry(f"Snowflake cannot be reached: {type(e).__name__}: {e}") from e
+
+
+@contextlib.contextmanager
+def _of_running_job() -> Iterator[None]:
+    """A secret that is away is no reason to give up a statement that runs, as a user's error would be."""
+    try:
+        yield
+    except FailedPrecondition as e:
+        raise SystemError_(e.message) from e
 
 
 def _path(handle: str) -> str:
