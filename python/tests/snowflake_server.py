@@ -50,6 +50,8 @@ class Answer:
     status: int
     body: Json | bytes = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: How long it takes to come, in seconds.
+    after: float = 0.0
 
 
 @dataclass
@@ -158,6 +160,7 @@ class SnowflakeServer:
             if fault is not None:
                 fault.times -= 1
         if fault is not None and fault.answer is not None:
+            time.sleep(fault.answer.after)
             return fault.answer
         answer = self._refusal(headers) or self._route(method, url.path, query, raw)
         return None if fault is not None else answer

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..._errors import BackendError, NotFound, Overloaded, Retry, SystemError_, UserError
+from ..._errors import DeadlineExceeded, NotFound, Overloaded, Retry, SystemError_, UserError
 from ..._plugin import BackendPluginBase, JobRef, JobStatus, TaskInfo, aborted, failed, running, succeeded
 from ..._secrets import Secrets
 from ..._types import Dataset
@@ -19,7 +19,10 @@ from ._settings import Settings, settings_of
 from ._sql import bind
 from ._states import CANCELED, NO_SUCH_STATEMENT, error_of_statement, is_timeout, refused
 
-POLLS_AT_ONCE = 32
+POLLS_AT_ONCE = 64
+# What a poll of many has not learned after so many seconds is asked for again, so that the rest is told within propeller's ten.
+POLL_MANY_TIMEOUT = 8.0
+LATE = "Snowflake did not tell in time how the statement is; it is asked again"
 # Makes request ids of idempotency keys. It must stay as it is: replicas of two versions answer for the same task.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/flyte-backend/flyte-backend#snowflake")
 
@@ -101,25 +104,30 @@ class SnowflakePlugin(BackendPluginBase):
     async def poll(self, job_id: Job, secrets: Secrets) -> JobStatus:
         return _status(job_id, await self.api.look(secrets, job_id.account, job_id.user, job_id.handle))
 
-    async def poll_many(self, jobs: Sequence[JobRef], secrets: Secrets) -> list[JobStatus | BackendError]:
+    async def poll_many(self, jobs: Sequence[JobRef], secrets: Secrets) -> list[JobStatus | BaseException]:
         """The API has no call for many statements. Asking the history of statements by SQL would be one, but needs a warehouse
         that runs, and costs what keeping it so costs. So each is asked for, some at once, over connections that stay open."""
         at_once = asyncio.Semaphore(POLLS_AT_ONCE)
         full: dict[str, Overloaded] = {}
 
-        async def one(job: Job) -> JobStatus | BackendError:
+        async def one(job: Job) -> JobStatus:
             async with at_once:
                 if (error := full.get(job.account)) is not None:
-                    return error  # it has just asked for a pause
+                    raise error  # it has just asked for a pause
                 try:
                     return await self.poll(job, secrets)
                 except Overloaded as e:
                     full[job.account] = e
-                    return e
-                except BackendError as e:
-                    return e
+                    raise
 
-        return list(await asyncio.gather(*(one(job.job_id) for job in jobs)))
+        looks = [asyncio.ensure_future(one(job.job_id)) for job in jobs]
+        try:
+            await asyncio.wait(looks, timeout=POLL_MANY_TIMEOUT)
+        finally:
+            late = [look for look in looks if look.cancel()]
+        # A connection that is given up is not back in the pool before its look has ended.
+        await asyncio.gather(*late, return_exceptions=True)
+        return [DeadlineExceeded(LATE) if look.cancelled() else look.exception() or look.result() for look in looks]
 
     async def delete(self, job_id: Job, secrets: Secrets) -> None:
         answer = await self.api.cancel(secrets, job_id.account, job_id.user, job_id.handle)
