@@ -240,7 +240,6 @@ class SnowflakeServer:
         done: Json = {"code": "090001", "sqlState": "00000", "message": "Statement executed successfully.", **url}
         if statement.parts:
             done["statementHandles"] = [part.handle for part in statement.parts]
-            data = [["Multiple statements executed successfully."]]
         return Answer(200, {"resultSetMetaData": about, "data": data, **done})
 
     def _canceled(self, statement: Statement) -> Answer:
@@ -260,7 +259,13 @@ class SnowflakeServer:
 
     def _run(self, statement: Statement) -> None:
         limit = statement.body.get("timeout")
-        timer = threading.Timer(float(limit), lambda: self._cancel(statement)) if limit else None
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._cancel(statement)
+
+        timer = threading.Timer(float(limit), end) if limit else None
         if timer is not None:
             timer.start()
         began = time.monotonic()
@@ -275,9 +280,8 @@ class SnowflakeServer:
             if timer is not None:
                 timer.cancel()
         if statement.stop.is_set():
-            late = limit is not None and time.monotonic() - began >= float(limit)
             statement.error = (422, "000604", "57014", "SQL execution canceled")
-            if late:
+            if late.is_set():
                 told = f"Statement reached its statement or warehouse timeout of {limit} second(s) and was canceled."
                 statement.error = (408, "000630", "57014", told)
         statement.done.set()
@@ -310,6 +314,8 @@ class SnowflakeServer:
                     statement.parts.append(part)
                     with self._lock:
                         self._by_handle[part.handle] = part
+            if statement.parts:
+                statement.rows = [("Multiple statements executed successfully.",)]
             statement.connection = None
 
 

@@ -22,7 +22,7 @@ from ._account import Accounts
 from ._auth import Credentials
 
 # A poll of many asks for some at once; calls that come one by one share the rest.
-MAX_CONNECTIONS = 96
+MAX_CONNECTIONS = 64
 # In seconds. Propeller waits ten for a call, where nobody says otherwise.
 CONNECT_TIMEOUT, TIMEOUT = 4.0, 8.0
 KEEP_ALIVE = 120.0

@@ -17,9 +17,9 @@ from ._api import Answer, SqlApi, failed_call
 from ._auth import jwt_module
 from ._settings import Settings, settings_of
 from ._sql import bind
-from ._states import CANCELED, NO_SUCH_STATEMENT, error_of_statement, is_timeout, refused
+from ._states import CANCELED, error_of_statement, is_timeout, refused
 
-POLLS_AT_ONCE = 64
+POLLS_AT_ONCE = 32
 # What a poll of many has not learned after so many seconds is asked for again, so that the rest is told within propeller's ten.
 POLL_MANY_TIMEOUT = 8.0
 LATE = "Snowflake did not tell in time how the statement is; it is asked again"
@@ -133,10 +133,13 @@ class SnowflakePlugin(BackendPluginBase):
         answer = await self.api.cancel(secrets, job_id.account, job_id.user, job_id.handle)
         if (error := failed_call(answer)) is not None:
             raise error
-        if answer.status == 200 or answer.code in (CANCELED, NO_SUCH_STATEMENT):
+        if answer.status == 200:
             return
-        # It cannot be canceled, which is as well for one that has ended.
-        if (await self.api.look(secrets, job_id.account, job_id.user, job_id.handle)).status == 202:
+        # It cannot be canceled, which is as well for one that has ended, or is not there.
+        seen = await self.api.look(secrets, job_id.account, job_id.user, job_id.handle)
+        if (error := failed_call(seen)) is not None:
+            raise error
+        if seen.status == 202:
             raise Retry(f"Snowflake did not cancel statement {job_id.handle}: {answer.code} {answer.text('message')}")
 
 
