@@ -603,13 +603,17 @@ def test_creates_at_once(service: RunningService, server: SnowflakeServer) -> No
 # ---- the test's server, which other tests start as a program
 
 
-def test_the_server_as_a_program() -> None:
+@pytest.mark.parametrize("how", ["input", "signal"])
+def test_the_server_as_a_program(how: str) -> None:
     command = [sys.executable, str(PYTHON / "tests/snowflake_server.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/") as process:
         assert process.stdout is not None and process.stdin is not None
         about = json.loads(process.stdout.readline())
         assert os.path.exists(about["ca"]) and about["url"].startswith("https://127.0.0.1:")
         assert about["env"].keys() == {"FLYTE_BACKEND_SNOWFLAKE_HOST", "SSL_CERT_FILE", "_FSEC_SNOWFLAKE_PRIVATE_KEY"}
-        process.stdin.close()
+        if how == "input":
+            process.stdin.close()
+        else:
+            process.terminate()
         assert process.wait(30) == 0
     assert not os.path.exists(about["ca"])

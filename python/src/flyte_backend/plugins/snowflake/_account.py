@@ -59,7 +59,7 @@ def issuer(account: str) -> str:
     """The account as tokens name it: upper case, without region and cloud."""
     name, _, rest = account.partition(".")
     if rest == "global" or rest.startswith("global."):
-        name = name.rpartition("-")[0] or name  # such names end with an id that is no part of it
+        name = name.partition("-")[0]  # such names end with an id that is no part of it
     return name.upper()
 
 
