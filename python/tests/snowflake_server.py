@@ -254,8 +254,10 @@ class SnowflakeServer:
     @staticmethod
     def _cancel(statement: Statement) -> None:
         statement.stop.set()
-        if statement.connection is not None:
-            statement.connection.interrupt()
+        connection = statement.connection
+        if connection is not None:
+            with contextlib.suppress(sqlite3.ProgrammingError):  # it has ended meanwhile
+                connection.interrupt()
 
     def _run(self, statement: Statement) -> None:
         limit = statement.body.get("timeout")
