@@ -76,7 +76,6 @@ class Statement:
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[Any]] = ()
     parts: list[Statement] = field(default_factory=list)
-    connection: sqlite3.Connection | None = None
 
 
 class SnowflakeServer:
@@ -139,7 +138,7 @@ class SnowflakeServer:
 
     def close(self) -> None:
         for statement in self.statements:
-            self._cancel(statement)
+            statement.stop.set()
         self._http.shutdown()
         self._http.server_close()
         for connection in list(self._open):
@@ -245,19 +244,11 @@ class SnowflakeServer:
     def _canceled(self, statement: Statement) -> Answer:
         if statement.done.is_set():
             return _failure(422, "000605", "02000", "Identified SQL statement is not currently executing.", statement.handle)
-        self._cancel(statement)
+        statement.stop.set()
         statement.done.wait(10)
         return _failure(200, "000604", "57014", "SQL execution canceled", statement.handle)
 
     # ---- SQL
-
-    @staticmethod
-    def _cancel(statement: Statement) -> None:
-        statement.stop.set()
-        connection = statement.connection
-        if connection is not None:
-            with contextlib.suppress(sqlite3.ProgrammingError):  # it has ended meanwhile
-                connection.interrupt()
 
     def _run(self, statement: Statement) -> None:
         limit = statement.body.get("timeout")
@@ -265,7 +256,7 @@ class SnowflakeServer:
 
         def end() -> None:
             late.set()
-            self._cancel(statement)
+            statement.stop.set()
 
         timer = threading.Timer(float(limit), end) if limit else None
         if timer is not None:
@@ -302,9 +293,9 @@ class SnowflakeServer:
         if len(texts) > 1 and bindings:
             raise _Wrong("000009", "0A000", "Bind variables are not supported in several statements.")
         values = [_bound(bindings[str(i + 1)]) for i in range(len(bindings))]
-        connection = sqlite3.connect(self.folder / "data.sqlite", timeout=30, check_same_thread=False)
+        connection = sqlite3.connect(self.folder / "data.sqlite", timeout=30)
         with contextlib.closing(connection), connection:
-            statement.connection = connection
+            connection.set_progress_handler(statement.stop.is_set, 10_000)  # which ends it
             _add_functions(connection, statement)
             for text in texts:
                 cursor = connection.execute(text, values)
@@ -318,7 +309,6 @@ class SnowflakeServer:
                         self._by_handle[part.handle] = part
             if statement.parts:
                 statement.rows = [("Multiple statements executed successfully.",)]
-            statement.connection = None
 
 
 class _Wrong(Exception):

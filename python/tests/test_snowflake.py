@@ -456,6 +456,24 @@ def test_tokens_that_are_secrets(server: SnowflakeServer, monkeypatch: pytest.Mo
             server.tokens[kind].clear()
 
 
+def test_a_secret_that_is_no_token_is_not_shown(server: SnowflakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("_FSEC_SNOWFLAKE_PRIVATE_KEY")
+    with serve(SnowflakePlugin()) as service:
+        for token in ("s3cret\ntwo lines", "s3crét", ""):
+            monkeypatch.setenv("_FSEC_SNOWFLAKE_OAUTH_TOKEN", token)
+            with pytest.raises(FailedPrecondition, match="oauth_token of group snowflake is no token") as caught:
+                submit(service, template("select 1"))
+            assert "s3cr" not in str(caught.value)
+    assert not server.calls
+
+
+def test_an_authority_that_is_not_trusted_is_named(server: SnowflakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with serve(SnowflakePlugin()) as service, pytest.raises(Retry, match="CERTIFICATE_VERIFY_FAILED"):
+        submit(service, template("select 1"))
+    assert not server.calls
+
+
 def test_without_credentials(service: RunningService, server: SnowflakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     job = submit(service, template("select 1", output=True))
     small = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()

@@ -141,7 +141,9 @@ class SqlApi:
         except httpx.TimeoutException as e:
             raise Retry(f"Snowflake does not answer in time ({type(e).__name__})") from e
         except httpx.HTTPError as e:
-            raise Retry(f"Snowflake cannot be reached: {type(e).__name__}: {e}") from e
+            # The text of the others may show headers.
+            why = f": {e}" if isinstance(e, httpx.ConnectError) else ""
+            raise Retry(f"Snowflake cannot be reached ({type(e).__name__}){why}") from e
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ GROUP = "snowflake"
 PRIVATE_KEY, PASSPHRASE = "private_key", "private_key_passphrase"
 # Secrets that are tokens, and what Snowflake calls each kind.
 TOKENS = {"programmatic_access_token": "PROGRAMMATIC_ACCESS_TOKEN", "oauth_token": "OAUTH"}
+
+# Anything else is no header, and what refuses it as one would show it in its error.
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 
 # Snowflake takes none that lives for more than an hour. Both in seconds.
 LIFETIME, RENEW_AFTER = 59 * 60, 50 * 60
@@ -59,6 +63,8 @@ class Credentials:
             return _bearer(self._signed(pem, secrets, account, user), "KEYPAIR_JWT")
         for name, kind in TOKENS.items():
             if (token := _optional(secrets, name)) is not None:
+                if not _TOKEN.fullmatch(token):
+                    raise FailedPrecondition(f"secret {name} of group {GROUP} is no token: one is visible ASCII characters")
                 return _bearer(token, kind)
         names = ", ".join((PRIVATE_KEY, *TOKENS))
         raise FailedPrecondition(f"the service has no credentials for Snowflake: none of the secrets {names} of group {GROUP}")
