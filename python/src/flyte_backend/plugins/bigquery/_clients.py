@@ -1,0 +1,153 @@
+"""Google's clients, one for each project and credentials, with one access token for each credentials."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import google.auth
+import google.auth.transport.requests
+from google.api_core.retry import Retry
+from google.auth import exceptions as auth_exceptions
+from google.auth.credentials import Credentials
+from google.cloud import bigquery
+from google.oauth2 import service_account
+from requests.adapters import HTTPAdapter
+
+from ..._errors import FailedPrecondition
+from ..._secrets import Secrets
+from ._failures import calling
+
+# How many connections a client keeps, and how many clients there are; the one that was not used for longest goes first.
+CONNECTIONS, CLIENTS = 32, 256
+
+# A call is made once: what may go well another time is told to propeller, which repeats it, and shows why.
+ONCE = Retry(predicate=lambda _: False)
+
+
+class Account:
+    """Credentials, of which one thread at a time gets an access token."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+        self._lock = threading.Lock()
+
+    def ready(self) -> None:
+        """Get an access token unless there is one. Blocks; raises google.auth's errors."""
+        if self.credentials.valid:
+            return
+        with self._lock:
+            if not self.credentials.valid:
+                self.credentials.refresh(google.auth.transport.requests.Request())  # type: ignore[no-untyped-call]
+
+
+class Clients:
+    """All calls block, and may come from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._clients: OrderedDict[tuple[str, str], bigquery.Client] = OrderedDict()
+
+    @contextmanager
+    def use(
+        self, what: str, project: str, secret: str, secrets: Secrets, *, creates: bool = False
+    ) -> Iterator[bigquery.Client]:
+        """A client that has an access token, with errors of calls in the block told as propeller knows them (``calling``).
+
+        ``secret`` is ``group/key`` of a secret with a service account's JSON; empty for application default credentials. A
+        secret is read anew each time, so one that was replaced is used."""
+        with calling(what, creates=creates):
+            name, account = self._account(secret, secrets)
+            try:
+                account.ready()
+            except auth_exceptions.RefreshError:
+                self._forget(name)  # the file may have been replaced: the next call reads it anew
+                raise
+            yield self._client(project, name, account)
+
+    def check(self, secrets: Secrets) -> None:
+        """Raises when Google refuses the default credentials; an outage is no reason to take no calls."""
+        try:
+            name, account = self._account("", secrets)
+        except auth_exceptions.DefaultCredentialsError:
+            return  # every task brings its own
+        try:
+            account.ready()
+        except auth_exceptions.RefreshError as e:
+            if not e.retryable:
+                self._forget(name)
+                with calling("the default credentials"):
+                    raise
+        except auth_exceptions.TransportError:
+            pass
+
+    def close(self) -> None:
+        with self._lock:
+            clients, self._clients = list(self._clients.values()), OrderedDict()
+        for client in clients:
+            client.close()  # type: ignore[no-untyped-call]
+
+    def _account(self, secret: str, secrets: Secrets) -> tuple[str, Account]:
+        info = _service_account(secret, secrets) if secret else None
+        name = hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest() if info else ""
+        with self._lock:
+            if name not in self._accounts:
+                if info is not None:
+                    credentials = _of_json(secret, info)
+                else:
+                    credentials, _ = google.auth.default(scopes=bigquery.Client.SCOPE)
+                self._accounts[name] = Account(credentials)
+                if len(self._accounts) > CLIENTS:
+                    self._accounts.popitem(last=False)
+            self._accounts.move_to_end(name)
+            return name, self._accounts[name]
+
+    def _client(self, project: str, name: str, account: Account) -> bigquery.Client:
+        with self._lock:
+            key = (project, name)
+            if key not in self._clients:
+                client = bigquery.Client(project=project, credentials=account.credentials)
+                # A client may be used by many threads; its pool is for ten, and lets go of the connections of any more.
+                session = client._http
+                if not session.is_mtls:
+                    for prefix in ("https://", "http://"):
+                        session.mount(prefix, HTTPAdapter(pool_maxsize=CONNECTIONS))
+                self._clients[key] = client
+                if len(self._clients) > CLIENTS:
+                    self._clients.popitem(last=False)
+            self._clients.move_to_end(key)
+            return self._clients[key]
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._accounts.pop(name, None)
+            for key in [key for key in self._clients if key[1] == name]:
+                del self._clients[key]
+
+
+def _service_account(secret: str, secrets: Secrets) -> dict[str, Any]:
+    group, _, key = secret.partition("/")
+    try:
+        info = json.loads(secrets.get(group, key))
+    except ValueError:  # whose text may hold some of the secret
+        info = None
+    if not isinstance(info, dict) or info.get("type") != "service_account":
+        raise FailedPrecondition(f"secret {key} of group {group} is not the JSON of a service account's key")
+    return info
+
+
+def _of_json(secret: str, info: dict[str, Any]) -> Credentials:
+    group, _, key = secret.partition("/")
+    try:
+        credentials: Credentials = service_account.Credentials.from_service_account_info(  # type: ignore[no-untyped-call]
+            info, scopes=bigquery.Client.SCOPE
+        )
+    except (ValueError, auth_exceptions.GoogleAuthError):  # whose text may hold some of the secret
+        raise FailedPrecondition(f"secret {key} of group {group} is a service account's key that cannot be read") from None
+    return credentials
