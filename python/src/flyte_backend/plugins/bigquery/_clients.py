@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import threading
@@ -26,6 +27,9 @@ from ._failures import calling
 # How many connections a client keeps, and how many clients there are; the one that was not used for longest goes first.
 CONNECTIONS, CLIENTS = 32, 256
 
+# Seconds that a call may take.
+TIMEOUT = 20.0
+
 # A call is made once: what may go well another time is told to propeller, which repeats it, and shows why.
 ONCE = Retry(predicate=lambda _: False)
 
@@ -43,7 +47,8 @@ class Account:
             return
         with self._lock:
             if not self.credentials.valid:
-                self.credentials.refresh(google.auth.transport.requests.Request())  # type: ignore[no-untyped-call]
+                request = functools.partial(google.auth.transport.requests.Request(), timeout=TIMEOUT)
+                self.credentials.refresh(request)  # type: ignore[no-untyped-call]
 
 
 class Clients:
@@ -51,6 +56,7 @@ class Clients:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._has_default = True
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._clients: OrderedDict[tuple[str, str], bigquery.Client] = OrderedDict()
 
@@ -71,12 +77,16 @@ class Clients:
                 raise
             yield self._client(project, name, account)
 
-    def check(self, secrets: Secrets) -> None:
-        """Raises when Google refuses the default credentials; an outage is no reason to take no calls."""
+    def check(self) -> bool:
+        """Raises when Google refuses the default credentials; an outage is no reason to take no calls. Tells whether there are
+        any, which is looked for once, since it can take ten seconds: Google's client asks the network for them."""
+        if not self._has_default:
+            return False
         try:
-            name, account = self._account("", secrets)
+            name, account = self._account("", Secrets())
         except auth_exceptions.DefaultCredentialsError:
-            return  # every task brings its own
+            self._has_default = False
+            return False
         try:
             account.ready()
         except auth_exceptions.RefreshError as e:
@@ -86,6 +96,7 @@ class Clients:
                     raise
         except auth_exceptions.TransportError:
             pass
+        return True
 
     def close(self) -> None:
         with self._lock:
@@ -97,16 +108,19 @@ class Clients:
         info = _service_account(secret, secrets) if secret else None
         name = hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest() if info else ""
         with self._lock:
-            if name not in self._accounts:
-                if info is not None:
-                    credentials = _of_json(secret, info)
-                else:
-                    credentials, _ = google.auth.default(scopes=bigquery.Client.SCOPE)
-                self._accounts[name] = Account(credentials)
-                if len(self._accounts) > CLIENTS:
-                    self._accounts.popitem(last=False)
+            account = self._accounts.get(name)
+        if account is None:  # without the lock: to look for credentials may take its time
+            if info is not None:
+                credentials = _of_json(secret, info)
+            else:
+                credentials, _ = google.auth.default(scopes=bigquery.Client.SCOPE)
+            account = Account(credentials)
+        with self._lock:
+            account = self._accounts.setdefault(name, account)
             self._accounts.move_to_end(name)
-            return name, self._accounts[name]
+            if len(self._accounts) > CLIENTS:
+                self._accounts.popitem(last=False)
+            return name, account
 
     def _client(self, project: str, name: str, account: Account) -> bigquery.Client:
         with self._lock:

@@ -64,8 +64,8 @@ LONGEST = 4000  # characters of a message
 
 
 def job_error(result: Mapping[str, Any]) -> BackendError:
-    """Why a job failed (``errorResult``). The task may be tried again unless it is a :class:`UserError`, so also when the reason
-    is not known."""
+    """Why a job failed (``errorResult``). The task may be tried again unless it is a :class:`UserError`, also when the
+    reason is not known."""
     reason = str(result.get("reason") or "unknown")
     message = str(result.get("message") or f"BigQuery tells no more than {reason}")[:LONGEST]
     if place := result.get("location"):

@@ -57,7 +57,7 @@ def status_of(job: BigQueryJob, found: Any) -> JobStatus:
 
 def _ended(job: BigQueryJob, found: bigquery.QueryJob, about: dict[str, Any]) -> JobStatus:
     # ``errors`` without a result of error are warnings: the query went well.
-    if result := found.error_result:
+    if (result := found.error_result) is not None:
         if result.get("reason") == STOPPED:
             return aborted(str(result.get("message") or "the query was cancelled"), **about)
         return failed(job_error(result), **about)

@@ -16,7 +16,7 @@ from google.cloud import bigquery
 from ..._errors import BackendError, PermissionDenied
 from ..._plugin import JobStatus, Logger
 from ..._secrets import Secrets
-from ._clients import ONCE, Clients
+from ._clients import ONCE, TIMEOUT, Clients
 from ._job import BigQueryJob, status_of
 
 # How many jobs a page has, and how many pages of a state are worth it: a project may run more than Flyte's queries.
@@ -25,8 +25,6 @@ PAGE, PAGES = 1000, 10
 LIST_FROM = 4
 # How many calls go on at once for one poll of many jobs.
 AT_ONCE = 16
-# Seconds that one call may take.
-TIMEOUT = 20.0
 
 Result = JobStatus | Exception
 

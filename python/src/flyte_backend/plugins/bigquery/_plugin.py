@@ -11,10 +11,10 @@ from google.cloud import bigquery
 from ..._errors import AlreadyExists, NotFound, Retry, UserError
 from ..._plugin import BackendPluginBase, JobRef, JobStatus, Logger, TaskInfo
 from ..._secrets import Secrets
-from ._clients import ONCE, Clients
+from ._clients import ONCE, TIMEOUT, Clients
 from ._configuration import REQUEST_LABEL, job_configuration, job_id_of, location_of, output_of, project_of
 from ._job import BigQueryJob, status_of
-from ._many import TIMEOUT, look_at_many
+from ._many import look_at_many
 
 # How BigQuery names a job that is there already: project:location.id.
 _PLACE = re.compile(r"Job [^\s]+:(?P<location>[A-Za-z0-9-]+)\.(?P<job_id>[A-Za-z0-9_-]+)")
@@ -30,14 +30,15 @@ class BigQuery(BackendPluginBase):
         super().__init__(task_type, version, name="BigQuery")
         self._clients = Clients()
 
-    def configure(self, secrets: Secrets) -> None:
+    def configure(self, log: Logger) -> None:
         """Keeps the service from starting with default credentials that Google refuses. To have none is possible: tasks may
         bring secrets."""
-        self._clients.check(secrets)
+        if not self._clients.check():
+            log.warning("there are no application default credentials: only tasks that name a secret will run")
 
-    def probe(self, secrets: Secrets) -> None:
+    def probe(self) -> None:
         """The service is not ready while Google refuses the default credentials."""
-        self._clients.check(secrets)
+        self._clients.check()
 
     def close(self) -> None:
         self._clients.close()
