@@ -84,6 +84,8 @@ class Front:
         self.calls: Counter[str] = Counter()
         self.seen: list[Seen] = []
         self.faults: dict[str, list[Fault]] = {}
+        #: How many connections clients have made.
+        self.connections = 0
         #: How many calls were under way at once, at most.
         self.most = 0
         #: How long a call takes, in seconds.
@@ -109,6 +111,10 @@ class Front:
         class Server(ThreadingHTTPServer):
             daemon_threads = True
             request_queue_size = 256
+
+            def process_request(self, *args: Any) -> None:
+                front.connections += 1
+                super().process_request(*args)
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -136,7 +142,7 @@ class Front:
         op, project = "other", ""
         body: Json = None
         if url.path == "/token":
-            op = "token"
+            op, body = "token", raw.decode()
         else:
             for name, method, pattern in _OPS:
                 if method == handler.command and (match := pattern.fullmatch(url.path)):

@@ -3,6 +3,7 @@ makes of them."""
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import subprocess
@@ -519,6 +520,26 @@ def test_a_list_that_fails_is_each_jobs_error(front: Front, plugin: BigQuery) ->
     assert front.calls["get"] == 0, "BigQuery is not asked ten times more when it does not answer"
 
 
+def test_no_page_is_fetched_in_vain(front: Front, plugin: BigQuery, memory: Memory) -> None:
+    for i in range(4):
+        memory.add("p", f"j{i}", "PENDING")
+    for i in range(60):
+        memory.add("p", f"other{i}", "PENDING")
+    memory.page = 4
+    plugin.poll_many([JobRef(BigQueryJob("p", "US", f"j{i}")) for i in range(4)], Secrets(), LOG)
+    assert (front.calls["list"], front.calls["get"]) == (1, 0)
+
+
+def test_a_job_that_ends_while_it_is_listed(front: Front, plugin: BigQuery, memory: Memory) -> None:
+    """The list does not say why it failed, so it is asked for."""
+    for i in range(4):
+        memory.add("p", f"j{i}", status=ended("invalidQuery"))
+    listed = [{**job, "status": {"state": "DONE"}} for job in memory.jobs.values()]
+    front.fail("list", Fault(200, {"jobs": []}), Fault(200, {"jobs": listed}))
+    found = plugin.poll_many([JobRef(BigQueryJob("p", "US", f"j{i}")) for i in range(4)], Secrets(), LOG)
+    assert [one.state for one in found if isinstance(one, JobStatus)] == [JobState.FAILED] * 4
+
+
 def test_a_project_with_too_many_jobs_of_others(front: Front, plugin: BigQuery, memory: Memory) -> None:
     """Its pages end when asking for each is better."""
     for i in range(60):
@@ -541,7 +562,11 @@ def test_one_client_and_one_token(front: Front, plugin: BigQuery) -> None:
         list(pool.map(lambda i: create(plugin, key=str(i), project="pq"[i % 2]), range(64)))
     assert front.calls == {"token": 1, "insert": 64}
     assert {seen.token for seen in front.seen if seen.op == "insert"} == {"ya29.secret-1"}
-    assert len(plugin._clients._clients) == 2
+    before = front.connections
+    job = create(plugin)
+    for _ in range(20):
+        poll(plugin, job)
+    assert front.connections == before, "there is a client, and its connections stay open"
 
 
 def test_calls_do_not_block_the_loop(front: Front) -> None:
@@ -621,7 +646,9 @@ def test_secrets_that_cannot_be_asked_for(front: Front, plugin: BigQuery) -> Non
             plugin.create(TaskInfo(template), Secrets())
 
 
-def test_credentials_that_google_refuses(front: Front, plugin: BigQuery) -> None:
+def test_credentials_that_google_refuses(
+    front: Front, keys: Any, plugin: BigQuery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They keep the service from starting; later they make it not ready. An outage does neither."""
     refused = Fault(400, {"error": "invalid_grant", "error_description": "hunter2"})
     front.fail("token", refused, refused, refused)
@@ -635,8 +662,11 @@ def test_credentials_that_google_refuses(front: Front, plugin: BigQuery) -> None
     assert "hunter2" not in str(e.value)
     with pytest.raises(Unauthenticated):
         plugin.probe()
+    use(front, {**keys, "private_key_id": "replaced"}, tmp_path, monkeypatch)
     plugin.probe()
     assert create(plugin).job_id
+    header = front.bodies("token")[-1].partition("assertion=")[2].partition(".")[0]
+    assert json.loads(base64.urlsafe_b64decode(header + "=="))["kid"] == "replaced", "the file is read anew"
 
 
 def test_an_outage_of_googles_tokens(

@@ -13,7 +13,7 @@ import pytest
 from flyte_backend import Dataset, Literals, TaskInfo, UserError
 from flyte_backend._protojson import check_message
 from flyte_backend._values import encode
-from flyte_backend.plugins.bigquery._configuration import REQUEST_LABEL, job_configuration, job_id_of, output_of
+from flyte_backend.plugins.bigquery._configuration import REQUEST_LABEL, job_configuration, job_id_of, output_of, project_of
 from flyte_backend.plugins.bigquery._parameters import query_parameters
 from flyte_backend.plugins.bigquery._statement import render
 from google.cloud import bigquery
@@ -347,6 +347,23 @@ def test_outputs() -> None:
     variables = {"n": {"type": {"simple": "INTEGER"}}}
     with pytest.raises(UserError, match="declares the outputs n; a query has one"):
         output_of({"interface": {"outputs": {"variables": variables}}})
+
+
+@pytest.mark.parametrize("project", ["p/datasets/d?x=", "p/../q", "", None, 1, "a:b:c", "p#"])
+def test_what_is_no_project(project: Any) -> None:
+    """It stands in the path of calls."""
+    with pytest.raises(UserError, match="ProjectID"):
+        project_of({"ProjectID": project})
+
+
+def test_projects() -> None:
+    assert project_of({"ProjectID": "example.com:my-project1"}) == "example.com:my-project1"
+
+
+def test_files_in_dataclasses_are_json() -> None:
+    declared = {"simple": "STRUCT", "structure": {"dataclassType": {"file": {"blob": {}}, "n": {"simple": "INTEGER"}}}}
+    (made,) = query_parameters({"d": encode({"file": {"path": "s3://b/f"}, "n": 1})}, {"d": {"type": declared}})
+    assert made["parameterValue"]["structValues"] == {"file": {"value": '{"path":"s3://b/f"}'}, "n": {"value": "1"}}
 
 
 def test_what_is_no_query() -> None:

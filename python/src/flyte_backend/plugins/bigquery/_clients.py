@@ -24,8 +24,9 @@ from ..._errors import FailedPrecondition
 from ..._secrets import Secrets
 from ._failures import calling
 
-# How many connections a client keeps, and how many clients there are; the one that was not used for longest goes first.
-CONNECTIONS, CLIENTS = 32, 256
+# How many connections a client keeps, how many clients credentials have, and how many credentials there are. What was not used
+# for longest goes first.
+CONNECTIONS, CLIENTS, ACCOUNTS = 32, 256, 256
 
 # Seconds that a call may take.
 TIMEOUT = 20.0
@@ -35,11 +36,12 @@ ONCE = Retry(predicate=lambda _: False)
 
 
 class Account:
-    """Credentials, of which one thread at a time gets an access token."""
+    """Credentials, of which one thread at a time gets an access token, and their clients."""
 
     def __init__(self, credentials: Credentials) -> None:
         self.credentials = credentials
         self._lock = threading.Lock()
+        self._clients: OrderedDict[str, bigquery.Client] = OrderedDict()
 
     def ready(self) -> None:
         """Get an access token unless there is one. Blocks; raises google.auth's errors."""
@@ -50,6 +52,27 @@ class Account:
                 request = functools.partial(google.auth.transport.requests.Request(), timeout=TIMEOUT)
                 self.credentials.refresh(request)  # type: ignore[no-untyped-call]
 
+    def client(self, project: str) -> bigquery.Client:
+        with self._lock:
+            client = self._clients.get(project)
+            if client is None:
+                client = self._clients[project] = bigquery.Client(project=project, credentials=self.credentials)
+                # Many threads use a client; its pool is for ten, and lets go of the connections of any more.
+                session = client._http
+                if not session.is_mtls:
+                    for prefix in ("https://", "http://"):
+                        session.mount(prefix, HTTPAdapter(pool_maxsize=CONNECTIONS))
+                if len(self._clients) > CLIENTS:
+                    self._clients.popitem(last=False)
+            self._clients.move_to_end(project)
+            return client
+
+    def close(self) -> None:
+        with self._lock:
+            for client in self._clients.values():
+                client.close()  # type: ignore[no-untyped-call]
+            self._clients.clear()
+
 
 class Clients:
     """All calls block, and may come from many threads."""
@@ -58,7 +81,6 @@ class Clients:
         self._lock = threading.Lock()
         self._has_default = True
         self._accounts: OrderedDict[str, Account] = OrderedDict()
-        self._clients: OrderedDict[tuple[str, str], bigquery.Client] = OrderedDict()
 
     @contextmanager
     def use(
@@ -75,7 +97,7 @@ class Clients:
             except auth_exceptions.RefreshError:
                 self._forget(name)  # the file may have been replaced: the next call reads it anew
                 raise
-            yield self._client(project, name, account)
+            yield account.client(project)
 
     def check(self) -> bool:
         """Raises when Google refuses the default credentials; an outage is no reason to take no calls. Tells whether there are
@@ -100,9 +122,9 @@ class Clients:
 
     def close(self) -> None:
         with self._lock:
-            clients, self._clients = list(self._clients.values()), OrderedDict()
-        for client in clients:
-            client.close()  # type: ignore[no-untyped-call]
+            accounts, self._accounts = list(self._accounts.values()), OrderedDict()
+        for account in accounts:
+            account.close()
 
     def _account(self, secret: str, secrets: Secrets) -> tuple[str, Account]:
         info = _service_account(secret, secrets) if secret else None
@@ -118,31 +140,13 @@ class Clients:
         with self._lock:
             account = self._accounts.setdefault(name, account)
             self._accounts.move_to_end(name)
-            if len(self._accounts) > CLIENTS:
+            if len(self._accounts) > ACCOUNTS:
                 self._accounts.popitem(last=False)
             return name, account
-
-    def _client(self, project: str, name: str, account: Account) -> bigquery.Client:
-        with self._lock:
-            key = (project, name)
-            if key not in self._clients:
-                client = bigquery.Client(project=project, credentials=account.credentials)
-                # A client may be used by many threads; its pool is for ten, and lets go of the connections of any more.
-                session = client._http
-                if not session.is_mtls:
-                    for prefix in ("https://", "http://"):
-                        session.mount(prefix, HTTPAdapter(pool_maxsize=CONNECTIONS))
-                self._clients[key] = client
-                if len(self._clients) > CLIENTS:
-                    self._clients.popitem(last=False)
-            self._clients.move_to_end(key)
-            return self._clients[key]
 
     def _forget(self, name: str) -> None:
         with self._lock:
             self._accounts.pop(name, None)
-            for key in [key for key in self._clients if key[1] == name]:
-                del self._clients[key]
 
 
 def _service_account(secret: str, secrets: Secrets) -> dict[str, Any]:

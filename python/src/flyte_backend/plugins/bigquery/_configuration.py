@@ -21,6 +21,8 @@ REQUEST_LABEL = "flyte-backend-request"
 _OURS = ("ProjectID", "Location", "Domain")
 # Parts of a job's configuration that stand beside the query's own.
 _OF_JOB = ("jobTimeoutMs", "labels", "maxSlots", "reservation")
+# What Google's ids of projects are made of. It goes into the path of calls, so nothing else may be in it.
+_PROJECT = re.compile(r"([A-Za-z0-9.-]+:)?[A-Za-z0-9-]+")
 # What BigQuery allows in a label's value, and how much.
 _NOT_IN_LABEL, _LABEL_LENGTH, _LABELS = re.compile(r"[^a-z0-9_-]"), 63, 64
 
@@ -29,6 +31,8 @@ def project_of(custom: Mapping[str, Any]) -> str:
     project = custom.get("ProjectID")
     if not isinstance(project, str) or not project:
         raise UserError("the task's custom names no ProjectID; BigQueryConfig(ProjectID=…) does", reason="BadConfiguration")
+    if not _PROJECT.fullmatch(project):
+        raise UserError(f"the task's ProjectID is {project[:80]!r}, which is no id of a project", reason="BadConfiguration")
     return project
 
 
