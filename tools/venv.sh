@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a virtual environment of a requirements file, and prints its folder: .cache/NAME-<flytekit's version>. Does nothing when
-# it is there. May be called many times at once: the first makes it, the others wait. Everything but the folder goes to
-# standard error. tools/flytekit.sh and tools/connector.sh call it.
+# Makes a virtual environment of a requirements file, and prints its folder: .cache/NAME-<version>, which is that of the package
+# NAME, or else of flytekit. Does nothing when it is there. May be called many times at once: the first makes it, the others wait.
+# Everything but the folder goes to standard error. tools/flytekit.sh, tools/connector.sh and tools/bqemulator.sh call it.
 #
 # Needs a Python from 3.10 to 3.12 with the venv module; FLYTEKIT_PYTHON names one that is not found on PATH.
 # usage: tools/venv.sh NAME REQUIREMENTS COMMAND... (of the environment, which has to run when it is made)
@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.."
 
 name=$1 requirements=$2
 shift 2
-version=$(sed -n 's/^flytekit==//p' "$requirements")
+package=$(grep -qi "^$name==" "$requirements" && echo "$name" || echo flytekit)
+version=$(sed -n "s/^$package==//p" "$requirements")
 mkdir -p .cache
 folder=$(cd .cache && pwd -P)/$name-$version # .cache may be a link
 
@@ -28,7 +29,7 @@ find_python() {
 			return
 		fi
 	done
-	echo "flytekit $version needs a Python from 3.10 to 3.12 with the venv module, and there is none on PATH; FLYTEKIT_PYTHON can name one" >&2
+	echo "$package $version needs a Python from 3.10 to 3.12 with the venv module, and there is none on PATH; FLYTEKIT_PYTHON can name one" >&2
 	return 1
 }
 
