@@ -41,7 +41,6 @@ SUBJECT_TOKEN = "jwt-of-a-workload"
 PAGE_LIMIT = 25  # a page may hold less than this
 
 _RUN = """import os, sys
-from click.testing import CliRunner  # noqa: F401  flytekit's entry points are click commands
 from flytekit.bin import entrypoint
 command = {"pyflyte-execute": entrypoint.execute_task_cmd, "pyflyte-fast-execute": entrypoint.fast_execute_task_cmd,
            "pyflyte-map-execute": entrypoint.map_execute_task_cmd}[sys.argv[1]]
@@ -163,7 +162,7 @@ class Databricks:
         self.faults: list[Fault] = []
         self.calls: Counter[str] = Counter()
         self.requests: list[dict[str, Any]] = []
-        self.at_once = self.most_at_once = 0
+        self.at_once = self.most_at_once = self.connections = 0
         self.next_id = (1 << 53) + 1  # which no float holds
         self._folder = tempfile.TemporaryDirectory(prefix="databricks-")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -174,7 +173,7 @@ class Databricks:
             databricks = server
 
         self._http = _Server(("127.0.0.1", 0), Handler)
-        self._http.context = context
+        self._http.context, self._http.databricks = context, self
         self.instance = f"127.0.0.1:{self._http.server_address[1]}"
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
@@ -197,7 +196,7 @@ class Databricks:
                     run.process.wait()
             for kept in (self.runs, self.by_token, self.deleted, self.faults, self.calls, self.requests):
                 kept.clear()
-            self.most_at_once, self.token_life, self.pending = 0, 3600, 0.0
+            self.most_at_once, self.connections, self.token_life, self.pending = 0, 0, 3600, 0.0
             self.tokens = {TOKEN: float("inf")}
 
     def add(self, life: str, result: str = "", message: str = "", code: str = "", kind: str = "", **more: Any) -> Run:
@@ -389,10 +388,13 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
     context: ssl.SSLContext
+    databricks: Databricks
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         # In the connection's own thread, so that one that does not greet keeps nobody waiting.
         with contextlib.suppress(OSError), self.context.wrap_socket(request, server_side=True) as secured:
+            with self.databricks.lock:
+                self.databricks.connections += 1
             super().finish_request(secured, client_address)
 
 
@@ -479,10 +481,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serve(folder: Path, **more: Any) -> Iterator[tuple[Databricks, Path]]:
     """The server with a certificate of its own, and the file of the authority that signed it."""
-    if __package__:
-        from .conftest import Authority
-    else:
-        from conftest import Authority
+    from tests.conftest import Authority
 
     authority = Authority(folder / "authority")
     with Databricks(*authority.issue("databricks"), **more) as server:
@@ -529,4 +528,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
     main()
