@@ -19,6 +19,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import ssl
@@ -414,7 +415,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, method: str) -> None:
         server, url = self.databricks, urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        call = url.path.removeprefix("/api/2.1/jobs/").removeprefix("/oidc/v1/")
+        call = re.sub(
+            "^(/api/2[.][12]/jobs/|/oidc/v1/)", "", url.path
+        )  # the vendor's Python client calls 2.2, which has the same
         with server.lock:
             server.calls[call] += 1
             server.at_once += 1

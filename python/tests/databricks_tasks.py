@@ -6,8 +6,6 @@ databricks_server.py."""
 from __future__ import annotations
 
 import os
-import time
-from pathlib import Path
 
 import flytekit
 from flytekit import task
@@ -32,19 +30,14 @@ def area(n: int, name: str) -> tuple[float, str]:
 
 @task(task_config=DatabricksV2(databricks_conf=CLASSIC), container_image=IMAGE)
 def failing(n: int) -> int:
-    if n == 0:
-        raise ValueError("n is nothing")
     if n > 0:
         raise FlyteRecoverableException("the moon is in the wrong place")
     return n
 
 
 @task(task_config=DatabricksV2(databricks_conf={"environment_key": "default", "environments": []}), container_image=IMAGE)
-def sleeping(pid_file: str) -> int:
-    Path(pid_file).with_suffix(".new").write_text(str(os.getpid()))
-    Path(pid_file).with_suffix(".new").rename(pid_file)
-    time.sleep(600)
-    return 1
+def in_default_environment(n: int) -> int:
+    return n
 
 
 @task(task_config=Databricks(databricks_conf=CLASSIC, spark_conf={}, hadoop_conf={}), container_image=IMAGE)
