@@ -383,9 +383,10 @@ def test_arguments_that_nobody_filled_in_are_refused(server: Server, templates: 
     with pytest.raises(UserError, match=r"argument \{\{.input\}\} is not filled in"):
         create(Databricks(), templates["area"])
     secret = short()
-    secret["container"]["args"] += ["{{secrets/scope/key}}"]  # the vendor's own
+    own = ["{{secrets/scope/key}}", "{{ .mine }}"]  # which propeller knows nothing of
+    secret["container"]["args"] += own
     create(Databricks(), secret)
-    assert server.requests[0]["spark_python_task"]["parameters"][-1] == "{{secrets/scope/key}}"
+    assert server.requests[0]["spark_python_task"]["parameters"][-2:] == own
 
 
 # ---- states
@@ -708,6 +709,8 @@ def test_instances_are_what_the_operator_says(
         with pytest.raises(BackendError, match="does not talk to instance"):
             ask(plugin, functools.partial(plugin.delete, forged, Secrets()))
         assert states(poll_many(plugin, [forged] * 4)) == ["INTERNAL"] * 4
+    with pytest.raises(BackendError, match="may not name secret 'aws-root'"):
+        poll(plugin, Run(server.instance, 1, secret="aws-root"))
     monkeypatch.delenv("FLYTE_DATABRICKS_INSTANCE")
     with pytest.raises(UserError, match="names no Databricks instance"):
         create(Databricks(), filled(templates["notebook"]))

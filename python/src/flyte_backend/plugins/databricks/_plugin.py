@@ -194,8 +194,10 @@ class Databricks(BackendPluginBase):
             return {}
 
     def _workspace(self, job: Run) -> Workspace:
-        """Job ids come back from outside, so that the instance of one is checked as a task's is."""
+        """Job ids come back from outside, so that the instance and the secret of one are checked as a task's are."""
         settings = self.settings
         if not settings.allows(job.instance):
             raise SystemError_(f"the service does not talk to instance {job.instance!r} (FLYTE_DATABRICKS_INSTANCES)")
+        if not settings.may_name(job.secret):
+            raise SystemError_(f"a job may not name secret {job.secret!r} (FLYTE_DATABRICKS_SECRETS)")
         return self._workspaces.of(job.instance, settings)

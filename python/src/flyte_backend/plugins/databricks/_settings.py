@@ -124,15 +124,18 @@ class Settings:
                 raise PermissionDenied(
                     f"the task names the token file {file!r}; the service reads only its own, {self.oidc_token_file!r}"
                 )
-        if secret and secret not in (TOKEN_SECRET, self.oauth_secret) and not self._may_name(secret):
+        if not self.may_name(secret):
             raise PermissionDenied(
                 f"a task may not name secret {secret!r}; the service's operator allows {', '.join(self.secrets) or 'none'} "
                 "(FLYTE_DATABRICKS_SECRETS)"
             )
         return Login(auth, secret, "" if kind == PAT else str(custom.get("databricksClientId") or ""))
 
-    def _may_name(self, secret: str) -> bool:
-        return any(fnmatch.fnmatchcase(secret, pattern) for pattern in self.secrets)
+    def may_name(self, secret: str) -> bool:
+        """Whether a task may name a secret. Empty is the service's own."""
+        return secret in ("", TOKEN_SECRET, self.oauth_secret) or any(
+            fnmatch.fnmatchcase(secret, pattern) for pattern in self.secrets
+        )
 
 
 @dataclass(frozen=True)

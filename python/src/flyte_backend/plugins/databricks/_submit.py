@@ -23,8 +23,12 @@ _GIT_SOURCE = {
 }
 _CLASSIC, _SERVERLESS = "flytekitplugins/databricks/entrypoint.py", "flytekitplugins/databricks/entrypoint_serverless.py"
 
-# What propeller fills in; the vendor's own {{secrets/scope/key}} has no dot or dollar.
-_PLACEHOLDER = re.compile(r"\{\{\s*[.$][^}]*\}\}")
+# What propeller fills in, and at registration flytekit. Anything else is the task's own, such as {{secrets/scope/key}}.
+_PLACEHOLDER = re.compile(
+    r"\{\{\s*[.$](input|inputPrefix|inputs\.[^}\s]+|outputPrefix|rawOutputDataPrefix|checkpointOutputPrefix|prevCheckpointPrefix"
+    r"|perRetryUniqueKey|taskTemplatePath|namespace|remote_package_path|dest_dir)\s*\}\}",
+    re.IGNORECASE,
+)
 
 _MAX_TOKEN = 64  # of the vendor's idempotency_token
 
