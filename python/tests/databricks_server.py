@@ -7,7 +7,7 @@ strict as the vendor: no floats for whole numbers, no text for run ids, no token
 
 There is no Spark in it. A process has DATABRICKS_SERVERLESS=true, which is how flytekit's Spark tasks are told that they find
 their session instead of making one, and finds none: a task's function runs, with ``SPARK_SESSION`` being None. Files "from git"
-are those of :data:`ENTRYPOINTS`, in place of those that flytekit's connector names: they hand their parameters to flytekit.
+are those of :data:`ENTRYPOINTS`, in place of those that flytekit's connector names: examples/python/databricks_entrypoint.py.
 
 As a script it prints one line of JSON (url, instance, ca, and env, which is the environment of a service that uses it) and runs
 until its standard input ends or it gets SIGTERM.
@@ -41,12 +41,7 @@ CLIENT_ID, CLIENT_SECRET = "sp-1", "the-secret-of-the-service-principal"
 SUBJECT_TOKEN = "jwt-of-a-workload"
 PAGE_LIMIT = 25  # a page may hold less than this
 
-_RUN = """import os, sys
-from flytekit.bin import entrypoint
-command = {"pyflyte-execute": entrypoint.execute_task_cmd, "pyflyte-fast-execute": entrypoint.fast_execute_task_cmd,
-           "pyflyte-map-execute": entrypoint.map_execute_task_cmd}[sys.argv[1]]
-command(sys.argv[2:])
-"""
+_RUN = (Path(__file__).parents[2] / "examples/python/databricks_entrypoint.py").read_text()
 ENTRYPOINTS = {
     "flytekitplugins/databricks/entrypoint.py": _RUN,
     "flytekitplugins/databricks/entrypoint_serverless.py": "import sys\n"

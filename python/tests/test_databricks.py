@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
 import json
 import logging
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
@@ -224,13 +226,24 @@ def test_a_task_that_fails_leaves_its_error_to_propeller_and_says_what_the_outpu
 ) -> None:
     from flyteidl.core.errors_pb2 import ContainerError, ErrorDocument
 
+    # It is registered without an image of its own: the code comes as an archive, which is not the code beside this test.
+    archive = tmp_path / "code.tar.gz"
+    code = (Path(__file__).parent / "databricks_tasks.py").read_text().replace("the moon", "the sun")
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, text in {"tests/__init__.py": "", "tests/databricks_tasks.py": code}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text.encode())
+            tar.addfile(info, io.BytesIO(text.encode()))
     plugin = Databricks()
-    run = create(plugin, rendered(templates["failing"], tmp_path / "task", {"n": 1}))
+    template = rendered(templates["failing"], tmp_path / "task", {"n": 1})
+    fast = ["pyflyte-fast-execute", "--additional-distribution", str(archive), "--dest-dir", ".", "--"]
+    template["container"]["args"] = fast + template["container"]["args"]
+    run = create(plugin, template)
     finish(server, run)
     status = poll(plugin, run)
     # An error here would hide error.pb, which tells more, and whether another attempt may go well.
     assert (status.state, status.error) == (JobState.FAILED, None)
-    said = "the moon is in the wrong place"
+    said = "the sun is in the wrong place"
     assert said in status.message and "TERMINATED/FAILED: Workload failed" in status.message
     written = ErrorDocument.FromString((tmp_path / "task/out/error.pb").read_bytes()).error
     assert written.kind == ContainerError.RECOVERABLE and said in written.message
