@@ -396,6 +396,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     databricks: Databricks
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -176,7 +176,7 @@ def test_a_task_of_flytekit_runs_and_writes_its_outputs(
     from flyteidl.core.literals_pb2 import LiteralMap
 
     server.pending = 0.5
-    process = start("--plugins", "flyte_backend.plugins.databricks", "--insecure", "--log-level", "debug")
+    process = start("--plugins", "flyte_backend.plugins.databricks", "--insecure", "--log-level", "debug", "--readiness-delay", "0")
     inputs = {"n": 2, "name": "circle"}
     template = rendered(templates["area"], tmp_path / "task", inputs)
     with BackendClient(process.url) as client:
