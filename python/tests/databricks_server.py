@@ -430,6 +430,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 status, answer = 200, self._do(method, call, url.query, body)
             except ApiError as e:
+                server.calls["refused"] += e.status == 401
                 status, answer = e.status, {"error_code": e.code, "message": e.message}
                 if call == "token":
                     answer = {"error": e.code, "error_description": e.message}

@@ -176,7 +176,9 @@ def test_a_task_of_flytekit_runs_and_writes_its_outputs(
     from flyteidl.core.literals_pb2 import LiteralMap
 
     server.pending = 0.5
-    process = start("--plugins", "flyte_backend.plugins.databricks", "--insecure", "--log-level", "debug", "--readiness-delay", "0")
+    process = start(
+        "--plugins", "flyte_backend.plugins.databricks", "--insecure", "--log-level", "debug", "--readiness-delay", "0"
+    )
     inputs = {"n": 2, "name": "circle"}
     template = rendered(templates["area"], tmp_path / "task", inputs)
     with BackendClient(process.url) as client:
@@ -665,8 +667,7 @@ def test_a_token_is_renewed_before_it_ends(server: Server, monkeypatch: pytest.M
         await plugin.close()
 
     asyncio.run(work())
-    # No token was refused: there was one get for each look.
-    assert all(life > 0 for life in server.tokens.values())
+    assert not server.calls["refused"]
 
 
 def test_a_workload_is_federated(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -791,8 +792,6 @@ def test_runs_of_others_bound_the_paging(server: Server) -> None:
     ours = [Run(server.instance, server.add("RUNNING").run_id) for _ in range(100)]
     for _ in range(1000):
         server.add("RUNNING")  # newer, so that they come first
-    for _ in range(50):
-        server.add("RUNNING", run_type="JOB_RUN")  # which the vendor leaves out
     plugin = Databricks()
     assert states(poll_many(plugin, ours)) == ["RUNNING"] * 100
     assert server.calls == {"runs/list": 3, "runs/get": 100}
@@ -804,6 +803,12 @@ def test_runs_of_others_bound_the_paging(server: Server) -> None:
         run = server.add("RUNNING")
         if i % 2:
             ours.append(Run(server.instance, run.run_id))
+    assert states(poll_many(plugin, ours)) == ["RUNNING"] * 100
+    assert server.calls == {"runs/list": 9}
+    # Runs of jobs are none of ours, and not listed.
+    for _ in range(200):
+        server.add("RUNNING", run_type="JOB_RUN")
+    server.calls.clear()
     assert states(poll_many(plugin, ours)) == ["RUNNING"] * 100
     assert server.calls == {"runs/list": 9}
     # Two are not worth a page.
