@@ -62,5 +62,6 @@ def set_up(style: str, level: str, stream: TextIO = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JSONFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in ("uvicorn", "uvicorn.error", "asyncio"):  # what they tell of beginnings and ends, the service tells itself
+    # What they tell of beginnings, ends and each request of a plugin, the service tells itself.
+    for name in ("uvicorn", "uvicorn.error", "asyncio", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
