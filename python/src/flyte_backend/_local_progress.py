@@ -10,7 +10,7 @@ LONGEST = 400
 
 
 class Progress:
-    """What is known of one task. On a terminal it is a line that changes; elsewhere, as in a log, it is a line for each change."""
+    """What is known of one task. On a terminal it is a line that changes; elsewhere a line for each change."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -60,10 +60,10 @@ class Run:
         self._node = node
         self._max_attempts = attempts
         self._folder = self._files.get_random_remote_directory().removeprefix("file://")
-        self._template = _template(task if item is None else item.mapped, ctx)
+        self._template = template_of_task(task if item is None else item.mapped, ctx.serialization_settings)
 
     def call(self, attempt: int) -> TaskCall:
-        """What is sent for an attempt, which counts from 0. Each has an output prefix of its own, which is a folder that is there
+        """What is sent for an attempt, which counts from 0. Each has an output prefix of its own: a folder that is there,
         unless the run's files are remote."""
         prefix = f"{self._folder}/{attempt}"
         template = dict(self._template)
@@ -157,9 +157,8 @@ def _json(model: Any) -> dict[str, Any]:
     return message
 
 
-def _template(task: PythonTask[Any], ctx: FlyteContext) -> dict[str, Any]:
-    """The template that registering the task would make."""
-    given = ctx.serialization_settings
+def template_of_task(task: PythonTask[Any], given: SerializationSettings | None = None) -> dict[str, Any]:
+    """The template that registering the task would make, with these settings of flytekit's or its defaults."""
     images = (given.image_config if given else None) or ImageConfig.auto_default_image()
     image = getattr(task, "container_image", None)
     if isinstance(image, ImageSpec) and images.find_image(image.id) is None:  # it would be built, which nobody asked for

@@ -59,8 +59,8 @@ def use(
 ) -> Use:
     """Run tasks through these plugins in this process, or at the service of ``endpoint``.
 
-    ``plugins`` are plugins, or modules that register them (``module``, ``module:NAME``). They are loaded, and a service is asked
-    what it serves, when the first task runs. What is used last is asked first, and all of it before what the environment says.
+    ``plugins`` are plugins, or modules that register them (``module``, ``module:NAME``). They are loaded, and a service is
+    asked what it serves, when the first task runs. What is used last is asked first, before what the environment says.
 
     ``token`` and ``verify`` are those of :class:`flyte_backend.client.BackendClient`. ``secrets`` is what plugins read theirs
     from. ``patience`` is how long, in seconds, a call is repeated that may succeed later, and an outage is waited out.
