@@ -242,8 +242,9 @@ def _interruptible(create: Callable[[], str], undo: Callable[[str], None]) -> st
         except BaseException as e:
             answer.set_exception(e)
 
-    threading.Thread(target=work, name="flyte-backend-create", daemon=True).start()
+    thread = threading.Thread(target=work, name="flyte-backend-create", daemon=True)
     try:
+        thread.start()
         return answer.result()
     except Exception:
         raise
