@@ -8,7 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flyte_backend import BackendPluginBase, BackendPluginRegistry, JobStatus, NotFound, SystemError_, failed, running, succeeded
+from flyte_backend import (
+    BackendPluginBase,
+    BackendPluginRegistry,
+    JobStatus,
+    NotFound,
+    SystemError_,
+    failed,
+    running,
+    succeeded,
+)
 
 
 class Process(BackendPluginBase):

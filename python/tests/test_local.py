@@ -42,6 +42,7 @@ from flytekit.core.local_cache import LocalTaskCache  # noqa: E402
 from flytekit.exceptions.system import FlyteSystemException  # noqa: E402
 from flytekit.exceptions.user import FlyteUserRuntimeException  # noqa: E402
 from flytekit.extras.sqlite3.task import SQLite3Config, SQLite3Task  # noqa: E402
+from pandas import DataFrame  # noqa: E402
 
 from .workflows import flows  # noqa: E402
 
@@ -146,7 +147,7 @@ def test_types_without_a_plugin_run_as_ever(using: Using, tmp_path: Path) -> Non
         query_template="select 1 as a",
         task_config=SQLite3Config(uri=flows.database(tmp_path), compressed=False),
     )
-    assert query().open(flows.DataFrame).all().to_dict("list") == {"a": [1]}
+    assert query().open(DataFrame).all().to_dict("list") == {"a": [1]}
     assert flows.plus(x=1) == 2
     assert plugin.tasks == []
 
@@ -196,7 +197,7 @@ def test_values_are_flytekits_both_ways(using: Using, tmp_path: Path) -> None:
     file.write_text("text")
     plugin = using("echo", lambda task, polls: succeeded(Literals({"o" + name[1:]: v for name, v in task.literals.items()})))
     when = datetime.datetime(2026, 2, 3, tzinfo=datetime.timezone.utc)
-    frame = flows.DataFrame({"a": [1, 2]})
+    frame = DataFrame({"a": [1, 2]})
     point = flows.Point(1, ["t"])
     given = flows.echo(i0=point, i1=str(file), i2=frame, i3=[1, 2], i4={"a": 1.5}, i5=when, i6=None)
     assert given.o0 == point and Path(given.o1).read_text() == "text"
@@ -348,7 +349,9 @@ def test_a_job_that_is_lost(using: Using, error: Exception) -> None:
 
 def test_a_job_that_somebody_ended(using: Using) -> None:
     using("square", lambda task, polls: aborted("by an admin"))
-    assert "the job was ended by somebody else: by an admin" in str(raised(FlyteUserRuntimeException, lambda: flows.patient(x=1)))
+    assert "the job was ended by somebody else: by an admin" in str(
+        raised(FlyteUserRuntimeException, lambda: flows.patient(x=1))
+    )
 
 
 def test_outputs_that_are_not_declared_so(using: Using) -> None:
@@ -415,7 +418,9 @@ def test_an_endpoint_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_endpoint_that_is_not_there() -> None:
     with local.use(endpoint="http://127.0.0.1:9"):
         error = raised(ConfigurationError, lambda: flows.plus(x=1))
-    assert "the service at http://127.0.0.1:9 does not say which task types it serves: the service cannot be reached" in str(error)
+    assert "the service at http://127.0.0.1:9 does not say which task types it serves: the service cannot be reached" in str(
+        error
+    )
     assert flows.plus(x=1) == 2
     raised(ConfigurationError, lambda: local.use(endpoint="127.0.0.1:8080"))
     raised(ConfigurationError, lambda: local.use())

@@ -24,7 +24,7 @@ from flytekit.loggers import logger
 from flytekit.models.literals import LiteralMap
 
 from ._errors import JobFailed
-from ._local_job import AttemptFailed, Ended, TaskCall, run
+from ._local_job import AttemptFailed, Ended, TaskCall, delete_jobs_of_other_threads, run
 from ._local_progress import Progress
 from ._local_sources import Offer, find
 from ._local_template import ArrayItem, Run, read_outputs
@@ -47,6 +47,7 @@ def install() -> None:
 
     setattr(sandbox_execute, _MARK, True)
     Task.sandbox_execute = sandbox_execute
+    FlyteContextManager.add_signal_handler(lambda number, frame: delete_jobs_of_other_threads())
 
 
 def _execute(original: Callable[..., LiteralMap], task: Task, ctx: FlyteContext, inputs: LiteralMap) -> LiteralMap:

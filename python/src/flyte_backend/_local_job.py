@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import secrets
 import signal
@@ -173,14 +172,14 @@ class _Job:
 
     def follow(self) -> Ended:
         """Look at it until it has ended."""
-        _followed.add(self)
+        _followed[self] = threading.current_thread()
         try:
             return self._until_end()
         except BaseException:
             self.delete()
             raise
         finally:
-            _followed.discard(self)
+            _followed.pop(self, None)
 
     def _until_end(self) -> Ended:
         pauses = _Pauses(None)
@@ -222,14 +221,15 @@ class _Job:
         self._progress.note(f"job {self._view.job_id[:200]} could not be deleted: {error}")
 
 
-# Jobs that threads follow. The main thread is what signals interrupt; when it ends, the others just stop.
-_followed: set[_Job] = set()
+# Jobs that are followed, with the threads that do.
+_followed: dict[_Job, threading.Thread] = {}
 
 
-@atexit.register
-def _delete_followed() -> None:
-    for job in list(_followed):
-        job.delete()
+def delete_jobs_of_other_threads() -> None:
+    """Before the main thread ends the process: no interrupt reaches the others, such as the one of an @eager workflow."""
+    for job, thread in list(_followed.items()):
+        if thread is not threading.current_thread():
+            job.delete()
 
 
 def _interruptible(create: Callable[[], str], undo: Callable[[str], None]) -> str:

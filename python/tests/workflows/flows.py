@@ -144,6 +144,27 @@ big = BigQueryTask(
 )
 
 
+class Query(PythonTask[None]):
+    """The task type of the guide's plugin."""
+
+    def __init__(self) -> None:
+        super().__init__("query", "query", None, Interface({"limit": int}, {"result": StructuredDataset, "rows": int}))
+
+    def get_custom(self, settings: SerializationSettings) -> Dict[str, Any]:
+        return {"statement": "select 1"}
+
+    def execute(self, **values: Any) -> Any:
+        raise NotImplementedError("this runs at a backend")
+
+
+query = Query()
+
+
+@workflow
+def report(limit: int) -> int:
+    return query(limit=limit).rows
+
+
 def database(folder: Path) -> str:
     """An empty one of SQLite."""
     file = folder / "empty.db"

@@ -1,6 +1,7 @@
 """A UnionML app whose data is read and whose model is trained by a backend plugin.
 
-UnionML looks at annotations as they stand, so they are not postponed here."""
+UnionML looks at annotations as they stand, so they are not postponed here.
+"""
 
 import os
 from typing import List
@@ -16,6 +17,8 @@ model = Model(name="classifier", init=LogisticRegression, hyperparameter_config=
 
 @dataset.reader(task_config=OnProcess())
 def reader(rows: int) -> pd.DataFrame:
+    if rows == 0:
+        raise ValueError("there are no rows")
     return pd.DataFrame({"x": range(rows), "target": [int(i > rows / 2) for i in range(rows)]})
 
 
@@ -25,7 +28,7 @@ def trainer(estimator: LogisticRegression, features: pd.DataFrame, target: pd.Da
     return estimator.fit(features, target.squeeze())
 
 
-@model.predictor
+@model.predictor(task_config=OnProcess())
 def predictor(estimator: LogisticRegression, features: pd.DataFrame) -> List[float]:
     return [float(x) for x in estimator.predict(features)]
 
