@@ -44,6 +44,7 @@ from flytekit.exceptions.user import FlyteUserRuntimeException  # noqa: E402
 from flytekit.extras.sqlite3.task import SQLite3Config, SQLite3Task  # noqa: E402
 from pandas import DataFrame  # noqa: E402
 
+from .conftest import eventually  # noqa: E402
 from .workflows import flows  # noqa: E402
 
 signal.signal(signal.SIGINT, _handler)  # flytekit ends the process instead
@@ -383,6 +384,24 @@ def test_an_interrupt_while_a_job_is_started(using: Using) -> None:
     with local.use(plugin):
         raised(KeyboardInterrupt, lambda: flows.square(x=1))
     assert len(plugin.tasks) == 1 and plugin.deleted == [0]
+
+
+def test_an_interrupt_ends_a_synchronous_call() -> None:
+    class Slow(SyncPlugin):
+        task_type = "square"
+        ended = False
+
+        async def execute(self, task: TaskInfo) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                await asyncio.sleep(60)
+            finally:
+                self.ended = True
+
+    plugin = Slow()
+    with local.use(plugin):
+        raised(KeyboardInterrupt, lambda: flows.square(x=1))
+        eventually(lambda: plugin.ended)
 
 
 # ---- where

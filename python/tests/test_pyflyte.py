@@ -135,6 +135,12 @@ def test_it_costs_nothing_when_nothing_is_said(tmp_path: Path) -> None:
     assert done.stdout.strip() == "['_flyte_backend_hook']"
 
 
+def test_it_says_that_flytekit_is_missing(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['flytekit'] = None; import flyte_backend.local as local; local.use('plugin')"
+    done = subprocess.run(**command(tmp_path, "-c", program), capture_output=True, timeout=120)
+    assert done.stderr.splitlines()[-1].endswith("running workflows needs flytekit: pip install 'flyte-backend[flytekit]'")
+
+
 class Terminal:
     """Standard error that is a terminal."""
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NoAnswer  # not the built-in one before Python 3.11
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from ._errors import (
     Unauthenticated,
     Unimplemented,
     UserError,
+    seconds,
 )
 from ._local_progress import Progress
 from ._local_sources import Offer
@@ -92,7 +94,7 @@ class Ended:
                 is_users=body.get("error_kind") != "SYSTEM",
                 recoverable=bool(body.get("recoverable")),
                 links={str(link.get("name", "")): str(link.get("uri", "")) for link in body.get("log_links") or ()},
-                poll_after=float(body.get("poll_after_seconds") or 0),
+                poll_after=seconds(float(body.get("poll_after_seconds") or 0)),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as e:
             raise SystemError_(f"the service's answer is no state of a job: {e}") from e
@@ -138,8 +140,8 @@ def run(offer: Offer, call: TaskCall, progress: Progress) -> Ended:
 class _Patience:
     """Makes calls again that may succeed later, for so long."""
 
-    def __init__(self, seconds: float, progress: Progress) -> None:
-        self._seconds = seconds
+    def __init__(self, limit: float, progress: Progress) -> None:
+        self._limit = limit
         self._progress = progress
 
     def with_call(self, call: Callable[[], T]) -> T:
@@ -153,8 +155,8 @@ class _Patience:
                 raise AttemptFailed(str(e), code=e.reason or e.code.camel) from e
             except Retry as e:
                 pause = min(pauses.after(e.after), LONGEST_ASKED)
-                if time.monotonic() + pause - began > self._seconds:
-                    raise AttemptFailed(f"no success in {self._seconds:g} s: {e}", code=e.code.camel, retry=True) from e
+                if time.monotonic() + pause - began > self._limit:
+                    raise AttemptFailed(f"no success in {self._limit:g} s: {e}", code=e.code.camel, retry=True) from e
                 self._progress.show("WAITING", str(e))
                 time.sleep(pause)
             except BackendError as e:
@@ -249,7 +251,7 @@ def _interruptible(create: Callable[[], str], undo: Callable[[str], None]) -> st
     except Exception:
         raise
     except BaseException:
-        with contextlib.suppress(BackendError, TimeoutError):
+        with contextlib.suppress(BackendError, NoAnswer):
             undo(answer.result(LAST_ANSWER))
         raise
 

@@ -64,9 +64,13 @@ class Source:
                 return None
             best = max(
                 fitting,
-                key=lambda one: (bool(one.get("task_type_versions")), natural(one["plugin_version"]), one["mode"] == "async"),
+                key=lambda one: (
+                    bool(one.get("task_type_versions")),
+                    natural(one["plugin_version"]),
+                    one.get("mode") != "sync",
+                ),
             )
-            return Offer(self._client, best["plugin_version"], best["mode"] == "sync", self._patience)
+            return Offer(self._client, best["plugin_version"], best.get("mode") == "sync", self._patience)
 
     def _ask(self) -> list[dict[str, Any]]:
         if self._client is None:

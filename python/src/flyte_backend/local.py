@@ -72,7 +72,9 @@ def use(
     try:
         from ._local_flytekit import install
     except ModuleNotFoundError as e:
-        raise ConfigurationError(f"running workflows needs the module {e.name!r}: pip install 'flyte-backend[flytekit]'") from e
+        raise ConfigurationError(
+            f"running workflows needs {(e.name or 'flytekit').split('.')[0]}: pip install 'flyte-backend[flytekit]'"
+        ) from e
     if endpoint:
         source = endpoint_source(endpoint, token=token, verify=verify, patience=patience)
     else:
