@@ -38,6 +38,9 @@ from flyte_backend.testing import run, serve
 
 _handler = signal.getsignal(signal.SIGINT)
 import flyte_backend.local as local  # noqa: E402
+import fsspec  # noqa: E402
+from flytekit.core.context_manager import FlyteContextManager  # noqa: E402
+from flytekit.core.data_persistence import FileAccessProvider  # noqa: E402
 from flytekit.core.local_cache import LocalTaskCache  # noqa: E402
 from flytekit.exceptions.system import FlyteSystemException  # noqa: E402
 from flytekit.exceptions.user import FlyteUserRuntimeException  # noqa: E402
@@ -188,6 +191,25 @@ def test_a_task_whose_config_chooses_the_type(using: Using) -> None:
     assert flows.chosen(x=1) == 1
     assert raised(FlyteUserRuntimeException, lambda: flows.chosen(x=2)).error_code == "USER:Bad"
     assert "the job gave no outputs, and there is no /" in str(raised(FlyteSystemException, lambda: flows.chosen(x=3)))
+
+
+def test_files_may_be_remote(using: Using, tmp_path: Path) -> None:
+    """As with pyflyte run --raw-output-data-prefix: then the output prefix is there."""
+
+    def tells(task: TaskInfo, polls: int) -> JobStatus:
+        assert task.output_prefix.startswith("memory://bucket/")
+        with (
+            fsspec.open(task.output_prefix + "/inputs.pb") as given,
+            fsspec.open(task.output_prefix + "/outputs.pb", "wb") as file,
+        ):
+            file.write(flows.renamed(given.read(), x="o0"))
+        return succeeded()
+
+    using("mapped", tells)
+    context = FlyteContextManager.current_context()
+    files = FileAccessProvider(str(tmp_path), "memory://bucket")
+    with FlyteContextManager.with_context(context.with_file_access(files)):
+        assert flows.chosen(x=5) == 5
 
 
 # ---- what goes there and comes back

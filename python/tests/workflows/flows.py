@@ -217,3 +217,9 @@ def as_bytes(kind: str, message: Dict[str, Any]) -> bytes:
     found = {"LiteralMap": literals_pb2.LiteralMap, "ErrorDocument": errors_pb2.ErrorDocument}[kind]()
     written: bytes = json_format.ParseDict(message, found).SerializeToString()
     return written
+
+
+def renamed(raw: bytes, **names: str) -> bytes:
+    """A LiteralMap with other names."""
+    given = literals_pb2.LiteralMap.FromString(raw)
+    return as_bytes("LiteralMap", {"literals": {names[k]: json_format.MessageToDict(v) for k, v in given.literals.items()}})
