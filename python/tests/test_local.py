@@ -423,7 +423,7 @@ def test_an_interrupt_ends_a_synchronous_call() -> None:
     plugin = Slow()
     with local.use(plugin):
         raised(KeyboardInterrupt, lambda: flows.square(x=1))
-        eventually(lambda: plugin.ended)
+        eventually(lambda: plugin.ended, timeout=20)
 
 
 # ---- where

@@ -7,6 +7,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -142,11 +143,30 @@ class InProcess(httpx.BaseTransport):
             raise
 
     def _run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        answer: Future[T] = Future()
+        tasks: list[asyncio.Task[T]] = []
+
+        def tell(task: asyncio.Task[T]) -> None:
+            if task.cancelled():
+                answer.cancel()
+            elif (error := task.exception()) is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(task.result())
+
+        def start() -> None:
+            tasks.append(self._loop.create_task(work))
+            tasks[0].add_done_callback(tell)
+
+        def stop() -> None:
+            for task in tasks:
+                task.cancel()
+
         try:
-            return future.result(timeout)
-        except BaseException:
-            future.cancel()
+            self._loop.call_soon_threadsafe(start)
+            return answer.result(timeout)
+        except BaseException:  # it may come before the first line here has ended, but stop comes after start
+            self._loop.call_soon_threadsafe(stop)
             raise
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
