@@ -112,7 +112,10 @@ def chosen(x: int) -> int:
     return not_here()
 
 
-@task(task_config=Mapped(), container_image=ImageSpec(name="images", registry="registry.example", builder="none", packages=["numpy"]))
+@task(
+    task_config=Mapped(),
+    container_image=ImageSpec(name="images", registry="registry.example", builder="none", packages=["numpy"]),
+)
 def with_image(x: int) -> int:
     return not_here()
 
