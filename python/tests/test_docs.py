@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -61,13 +62,15 @@ def warehouse() -> types.ModuleType:
 def test_the_guide(monkeypatch: pytest.MonkeyPatch, flyte_backend_registry: type[BackendPluginRegistry]) -> None:
     monkeypatch.setitem(sys.modules, "warehouse", warehouse())
     monkeypatch.setenv("_FSEC_WAREHOUSE_PASSWORD", "s3cret")
+    monkeypatch.setitem(sys.modules, "my_workflows", importlib.import_module("tests.workflows.flows"))
     module = types.ModuleType("guide")
     monkeypatch.setitem(sys.modules, "guide", module)
     pieces = blocks(ROOT / "docs/write-a-plugin.md")
-    assert len(pieces) == 3
+    assert len(pieces) == 4
     for piece in pieces:
         exec(compile(piece, "docs/write-a-plugin.md", "exec"), vars(module))
     module.test_query()
+    module.test_report()
     (plugin,) = flyte_backend_registry.plugins()
     for statement, kind in (("bad", UserError), ("busy", Overloaded), ("wrong", JobFailed)):
         with pytest.raises(kind):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -162,6 +163,26 @@ def _anchor(name: str, uri: str) -> str:
     return f'<a href="{html.escape(uri)}">{shown}</a>' if uri.startswith(("http://", "https://")) else shown
 
 
+def _template_of(given: Any) -> Mapping[str, Any]:
+    """A TaskTemplate in protobuf's JSON form."""
+    if isinstance(given, (str, bytes)):
+        given = json.loads(given)
+    if isinstance(given, Mapping):
+        return given
+    if hasattr(given, "python_interface") and hasattr(given, "task_type"):
+        from ._local_template import template_of_task
+
+        return template_of_task(given)
+    if hasattr(given, "to_flyte_idl"):
+        given = given.to_flyte_idl()
+    if not hasattr(given, "DESCRIPTOR"):
+        raise TypeError(f"the template is a {type(given).__name__}; a task of flytekit's or a TaskTemplate is due")
+    from google.protobuf import json_format
+
+    template: dict[str, Any] = json_format.MessageToDict(given)
+    return template
+
+
 class _Requests:
     """What both clients send."""
 
@@ -169,14 +190,16 @@ class _Requests:
     def create(
         task_type: str,
         version: str,
-        template: Mapping[str, Any] | None,
+        template: Any,
         inputs: Mapping[str, Any] | None,
         custom: Any,
         output_prefix: str,
         metadata: Mapping[str, Any] | None,
         key: str,
     ) -> dict[str, Any]:
-        template = dict(template) if template is not None else task_template(task_type, custom=custom, inputs=inputs)
+        if template is None:
+            template = task_template(task_type, custom=custom, inputs=inputs)
+        template = dict(_template_of(template))
         if custom is not None:
             template["custom"] = encode_struct(custom)
         variables = template.get("interface", {}).get("inputs", {}).get("variables", {})
@@ -335,13 +358,14 @@ class BackendClient:
         inputs: Mapping[str, Any] | None = None,
         *,
         custom: Any = None,
-        template: Mapping[str, Any] | None = None,
+        template: Any = None,
         version: str = "v1",
         output_prefix: str = "",
         metadata: Mapping[str, Any] | None = None,
         idempotency_key: str = "",
     ) -> Job:
-        """Start a job. Without a template, one is made of the inputs and ``custom``."""
+        """Start a job. ``template`` is a task of flytekit's, or a TaskTemplate as flytekit's model, protobuf's message, or its
+        JSON form as text or dict. Without one, one is made of the inputs and ``custom``."""
         more = _Requests.create(task_type, version, template, inputs, custom, output_prefix, metadata, idempotency_key)
         body = self._call("PUT", _Requests.path(task_type, version), **more)
         return self.job(task_type, str(body.get("job_id", "")), version=version, output_prefix=output_prefix)
@@ -356,7 +380,7 @@ class BackendClient:
         inputs: Mapping[str, Any] | None = None,
         *,
         custom: Any = None,
-        template: Mapping[str, Any] | None = None,
+        template: Any = None,
         version: str = "v1",
         timeout: float | None = None,
     ) -> dict[str, Any]:
@@ -455,13 +479,14 @@ class AsyncBackendClient:
         inputs: Mapping[str, Any] | None = None,
         *,
         custom: Any = None,
-        template: Mapping[str, Any] | None = None,
+        template: Any = None,
         version: str = "v1",
         output_prefix: str = "",
         metadata: Mapping[str, Any] | None = None,
         idempotency_key: str = "",
     ) -> AsyncJob:
-        """Start a job. Without a template, one is made of the inputs and ``custom``."""
+        """Start a job. ``template`` is a task of flytekit's, or a TaskTemplate as flytekit's model, protobuf's message, or its
+        JSON form as text or dict. Without one, one is made of the inputs and ``custom``."""
         more = _Requests.create(task_type, version, template, inputs, custom, output_prefix, metadata, idempotency_key)
         body = await self._call("PUT", _Requests.path(task_type, version), **more)
         return self.job(task_type, str(body.get("job_id", "")), version=version, output_prefix=output_prefix)
@@ -476,7 +501,7 @@ class AsyncBackendClient:
         inputs: Mapping[str, Any] | None = None,
         *,
         custom: Any = None,
-        template: Mapping[str, Any] | None = None,
+        template: Any = None,
         version: str = "v1",
         timeout: float | None = None,
     ) -> dict[str, Any]:

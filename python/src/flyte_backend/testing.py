@@ -30,7 +30,7 @@ def run(
     inputs: Mapping[str, Any] | None = None,
     *,
     custom: Any = None,
-    template: Mapping[str, Any] | None = None,
+    template: Any = None,
     outputs: Mapping[str, Any] | None = None,
     timeout: float = 10.0,
     over_http: bool = False,
@@ -39,7 +39,9 @@ def run(
     """Run one task from create to its end, and give its outputs. Then delete it, twice, as propeller may.
 
     Values go through literals on the way in and out, as they do in Flyte. ``over_http`` goes through a real service on
-    127.0.0.1 as well. ``outputs`` are the Python types that the task declares. A plugin that has only ``execute`` is run by it.
+    127.0.0.1 as well. ``template`` may be a task of flytekit's, or a TaskTemplate in any form that
+    :meth:`BackendClient.submit` takes. ``outputs`` are the Python types that the task declares without one. A plugin that has
+    only ``execute`` is run by it.
 
     Raises what the plugin raises, :class:`JobFailed` for a job that ends without success, and TimeoutError.
     """
@@ -66,7 +68,7 @@ def _is_sync(plugin: BackendPluginBase) -> bool:
 async def _directly(
     plugin: BackendPluginBase,
     inputs: Mapping[str, Any],
-    template: Mapping[str, Any],
+    template: Any,
     custom: Any,
     timeout: float,
     options: ServiceOptions | None,
