@@ -72,6 +72,7 @@ class Seen:
     query: dict[str, list[str]]
     body: Json
     token: str
+    agent: str
 
 
 class Front:
@@ -86,11 +87,13 @@ class Front:
         self.faults: dict[str, list[Fault]] = {}
         #: How many connections clients have made.
         self.connections = 0
-        #: How many calls were under way at once, at most.
-        self.most = 0
+        #: How many calls are under way, and were at once, at most.
+        self.now = self.most = 0
+        #: Calls are answered while it is set.
+        self.open = threading.Event()
+        self.open.set()
         #: How long a call takes, in seconds.
         self.delay = 0.0
-        self._now = 0
         self._taken: dict[tuple[str, str], Json] = {}  # what was asked for, by project and job id
         self._lock = threading.Lock()
         front = self
@@ -152,12 +155,13 @@ class Front:
         query = parse_qs(url.query)
         with self._lock:
             self.calls[op] += 1
-            self.seen.append(Seen(op, url.path, query, body, token))
-            self._now += 1
-            self.most = max(self.most, self._now)
+            self.seen.append(Seen(op, url.path, query, body, token, handler.headers.get("user-agent", "")))
+            self.now += 1
+            self.most = max(self.most, self.now)
             waiting = self.faults.get(op)
             fault = waiting.pop(0) if waiting else None
         try:
+            self.open.wait(60)
             if self.delay:
                 time.sleep(self.delay)
             if fault is not None and not fault.lost:
@@ -169,7 +173,7 @@ class Front:
             return _answer(handler, status, answer, {})
         finally:
             with self._lock:
-                self._now -= 1
+                self.now -= 1
 
     def _carry_out(self, op: str, project: str, method: str, path: str, query: dict[str, list[str]], body: Json) -> Answer:
         if op == "token":

@@ -29,11 +29,12 @@ def query_task(
     config: Any = None,
     inputs: dict[str, Any] | None = None,
     output: bool = True,
+    name: str = "sql.daily",
     **more: Any,
 ) -> BigQueryTask:
     """A BigQueryTask; ``config`` is a QueryJobConfig."""
     return BigQueryTask(
-        name="sql.daily",
+        name=name,
         query_template=statement,
         task_config=BigQueryConfig(ProjectID=project, Location=location, QueryJobConfig=config),
         inputs=inputs or {},

@@ -36,6 +36,7 @@ from flyte_backend import (
     TaskInfo,
     Unauthenticated,
     UserError,
+    __version__,
 )
 from flyte_backend.client import BackendClient
 from flyte_backend.plugins.bigquery import BigQuery, BigQueryJob
@@ -92,6 +93,7 @@ def front(memory: Memory, keys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A server whose jobs are in memory."""
     made = Front(memory)
     yield use(made, keys, tmp_path, monkeypatch)
+    made.open.set()
     made.close()
 
 
@@ -206,6 +208,7 @@ def test_a_job_says_all_that_is_needed_to_find_it(front: Front, plugin: BigQuery
     assert body["jobReference"] == {"projectId": "p", "jobId": job.job_id, "location": "EU"}
     assert body["configuration"]["query"] == {"query": "SELECT 1", "useLegacySql": False}
     assert body["configuration"]["labels"]["flyte-task"] == "sql-daily"
+    assert f"flyte-backend/{__version__}" in front.seen[-1].agent
 
 
 def test_labels_tell_whose_the_job_is(front: Front) -> None:
@@ -506,7 +509,7 @@ def test_who_may_not_list_looks_at_each(front: Front, plugin: BigQuery, memory: 
     for i in range(100):
         memory.add("p", f"j{i}")
     front.fail("list", Fault(403, error(403, "accessDenied")))
-    front.delay = 0.02
+    front.delay = 0.05
     found = plugin.poll_many(jobs, Secrets(), LOG)
     assert [one.state for one in found if isinstance(one, JobStatus)] == [JobState.RUNNING] * 100
     assert (front.calls["list"], front.calls["get"]) == (1, 100)
@@ -574,15 +577,16 @@ def test_calls_do_not_block_the_loop(front: Front) -> None:
     template = template_of(query_task("SELECT 1"))
     with serve(BigQuery()) as service:
         service.submit("bigquery_query_job_task", template=template)
-        front.delay = 1.0
+        front.open.clear()
         threads = [
             threading.Thread(target=lambda: service.submit("bigquery_query_job_task", template=template)) for _ in range(10)
         ]
         for thread in threads:
             thread.start()
-        eventually(lambda: front._now == 10)
+        eventually(lambda: front.now == 10)
         assert service.client.plugins()[0]["task_type"] == "bigquery_query_job_task"
-        assert front._now == 10, "none of them has ended"
+        assert front.now == 10, "none of them has ended"
+        front.open.set()
         for thread in threads:
             thread.join()
 

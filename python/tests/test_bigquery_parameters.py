@@ -327,11 +327,14 @@ def test_labels_tell_whose_the_job_is() -> None:
 
 
 def test_a_request_is_known_again() -> None:
-    def request(statement: str = "SELECT @x", metadata: Any = None, **inputs: Any) -> Any:
-        return configuration(query_task(statement, inputs={"x": int}), metadata, **inputs)["labels"][REQUEST_LABEL]
+    def request(statement: str = "SELECT @x", metadata: Any = None, x: int = 1, prefix: str = "", **more: Any) -> Any:
+        task = query_task(statement, inputs={"x": int}, **more)
+        info = TaskInfo(template_of(task), literals=literals_of(task, x=x), metadata=metadata, output_prefix=prefix)
+        return job_configuration(info)["labels"][REQUEST_LABEL]
 
-    assert request(x=1) == request(metadata=METADATA, x=1)
-    assert len({request(x=1), request(x=2), request("SELECT @x + 1", x=1)}) == 3
+    assert request() == request(metadata=METADATA)
+    others = [request(x=2), request("SELECT @x + 1"), request(prefix="s3://b/o"), request(output=False), request(name="other")]
+    assert len({request(), *others}) == 6
 
 
 def test_job_ids() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import google.auth
 import google.auth.transport.requests
+from google.api_core.client_info import ClientInfo
 from google.api_core.retry import Retry
 from google.auth import exceptions as auth_exceptions
 from google.auth.credentials import Credentials
@@ -21,6 +22,7 @@ from google.oauth2 import service_account
 from requests.adapters import HTTPAdapter
 
 from ..._errors import FailedPrecondition
+from ..._metrics import package_version
 from ..._secrets import Secrets
 from ._failures import calling
 
@@ -33,6 +35,10 @@ TIMEOUT = 20.0
 
 # A call is made once: what may go well another time is told to propeller, which repeats it, and shows why.
 ONCE = Retry(predicate=lambda _: False)
+
+
+# Who calls, as Google sees it.
+_ABOUT = ClientInfo(user_agent=f"flyte-backend/{package_version()}")  # type: ignore[no-untyped-call]
 
 
 class Account:
@@ -56,7 +62,8 @@ class Account:
         with self._lock:
             client = self._clients.get(project)
             if client is None:
-                client = self._clients[project] = bigquery.Client(project=project, credentials=self.credentials)
+                client = bigquery.Client(project=project, credentials=self.credentials, client_info=_ABOUT)
+                self._clients[project] = client
                 # Many threads use a client; its pool is for ten, and lets go of the connections of any more.
                 session = client._http
                 if not session.is_mtls:

@@ -94,8 +94,9 @@ def job_configuration(task: TaskInfo) -> dict[str, Any]:
             raise UserError("a query in legacy SQL takes no parameters, and so no inputs", reason="BadConfiguration")
     query.setdefault("useLegacySql", False)
     job["query"] = query
-    request = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:40]
     labels = job.get("labels", {})
+    about = [job, task.template.get("id"), task.template.get("securityContext"), output_of(task.template), task.output_prefix]
+    request = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:40]
     if not isinstance(labels, dict):
         raise UserError("the task's labels are no dictionary", reason="BadConfiguration")
     ours = {**_identity(task), REQUEST_LABEL: request}
