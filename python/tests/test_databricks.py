@@ -753,11 +753,13 @@ def test_the_service_starts_with_what_it_is_told(server: Server, start: Start) -
 
     with BackendClient(process.url) as client:
         assert [one["task_type"] for one in client.plugins()] == ["databricks"]
-    wrong = start(
-        "--plugins", "flyte_backend.plugins.databricks", "--insecure", wait=False, env={"FLYTE_DATABRICKS_AUTH_TYPE": "basic"}
-    )
-    assert wrong.wait() == 2
-    eventually(lambda: "FLYTE_DATABRICKS_AUTH_TYPE is 'basic'" in "".join(wrong.lines))
+    for name, value, says in (
+        ("FLYTE_DATABRICKS_AUTH_TYPE", "basic", "FLYTE_DATABRICKS_AUTH_TYPE is 'basic'"),
+        ("FLYTE_DATABRICKS_INSTANCE", "", "FLYTE_DATABRICKS_INSTANCE is not set"),
+    ):
+        wrong = start("--plugins", "flyte_backend.plugins.databricks", "--insecure", wait=False, env={name: value})
+        assert wrong.wait() == 2
+        eventually(lambda wrong=wrong, says=says: says in "".join(wrong.lines))  # type: ignore[misc]
 
 
 # ---- many runs
