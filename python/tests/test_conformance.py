@@ -64,7 +64,9 @@ def test_connector_of_flytekit_conforms(jobs: dict[str, Any], protocol: Literal[
         **jobs,
     )
     # flytekit's Resource has no code of an error.
-    assert [result.case for result in report.of("failed")] == ["poll/failure-says-why"], "\n".join(map(str, report.of("failed")))
+    assert [result.case for result in report.of("failed")] == ["poll/failure-says-why"], "\n".join(
+        map(str, report.of("failed"))
+    )
     assert len(report.of("passed")) > 90
 
 

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 import httpx
 
+from ._binding import natural
 from ._errors import BackendError, ConfigurationError, UserError
 from ._plugin import BackendPluginBase
-from ._registry import BackendPluginRegistry, natural
+from ._registry import BackendPluginRegistry
 from ._secrets import Secrets
 from ._service import Service, ServiceOptions
 from .client import BackendClient

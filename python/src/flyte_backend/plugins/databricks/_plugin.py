@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..._errors import BackendError, NotFound, SystemError_
+from ..._errors import BackendError, ConfigurationError, NotFound, SystemError_
 from ..._plugin import BackendPluginBase, JobRef, JobStatus, LogPage, TaskInfo
 from ..._secrets import Secrets
 from ._api import Workspace
@@ -81,6 +81,8 @@ class Databricks(BackendPluginBase):
 
     def configure(self) -> None:
         self._settings = self._given or Settings.from_env()
+        if not self._settings.instances:
+            raise ConfigurationError("there is no instance to run tasks at: FLYTE_DATABRICKS_INSTANCE is not set")
 
     async def close(self) -> None:
         await self._workspaces.close()
