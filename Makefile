@@ -13,7 +13,8 @@ TEST_FLAGS ?= -count=1 -parallel=16 -p=4
 SDK        := cd go/backendplugin && GOWORK=off
 # So is the conformance suite.
 SUITE      := cd go/conformance && GOWORK=off
-PYTEST_FLAGS ?= -q
+# Most of what they do is wait. The tests of one file share servers, so they stay together.
+PYTEST_FLAGS ?= -q -n 4 --dist loadfile
 RACE_COUNT ?= 2
 RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
 # Whole workflows under the race detector take minutes, so these run once.

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import flyte_backend.local as local
+import fsspec
 import pytest
 from flyte_backend import (
     BackendPluginBase,
@@ -35,22 +37,16 @@ from flyte_backend import (
 )
 from flyte_backend._errors import ConfigurationError
 from flyte_backend.testing import run, serve
+from flytekit.core.context_manager import FlyteContextManager
+from flytekit.core.data_persistence import FileAccessProvider
+from flytekit.core.local_cache import LocalTaskCache
+from flytekit.exceptions.system import FlyteSystemException
+from flytekit.exceptions.user import FlyteUserRuntimeException
+from flytekit.extras.sqlite3.task import SQLite3Config, SQLite3Task
+from pandas import DataFrame
 
-_handler = signal.getsignal(signal.SIGINT)
-import flyte_backend.local as local  # noqa: E402
-import fsspec  # noqa: E402
-from flytekit.core.context_manager import FlyteContextManager  # noqa: E402
-from flytekit.core.data_persistence import FileAccessProvider  # noqa: E402
-from flytekit.core.local_cache import LocalTaskCache  # noqa: E402
-from flytekit.exceptions.system import FlyteSystemException  # noqa: E402
-from flytekit.exceptions.user import FlyteUserRuntimeException  # noqa: E402
-from flytekit.extras.sqlite3.task import SQLite3Config, SQLite3Task  # noqa: E402
-from pandas import DataFrame  # noqa: E402
-
-from .conftest import eventually  # noqa: E402
-from .workflows import flows  # noqa: E402
-
-signal.signal(signal.SIGINT, _handler)  # flytekit ends the process instead
+from .conftest import eventually
+from .workflows import flows
 
 Poll = Callable[[TaskInfo, int], JobStatus]
 
@@ -384,7 +380,15 @@ def test_outputs_that_are_not_declared_so(using: Using) -> None:
     assert "gave no output o0" in str(raised(FlyteSystemException, lambda: flows.square(x=1)))
 
 
-def test_an_interrupt_deletes_the_job(using: Using) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """An interrupt is an exception, as Python has it. flytekit ends the process instead, see test_pyflyte.py."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def test_an_interrupt_deletes_the_job(using: Using, interruptible: None) -> None:
     def tells(task: TaskInfo, polls: int) -> JobStatus:
         if polls == 2:
             os.kill(os.getpid(), signal.SIGINT)
@@ -395,7 +399,7 @@ def test_an_interrupt_deletes_the_job(using: Using) -> None:
     assert plugin.deleted == [0]
 
 
-def test_an_interrupt_while_a_job_is_started(using: Using) -> None:
+def test_an_interrupt_while_a_job_is_started(using: Using, interruptible: None) -> None:
     """The answer is waited for: it names the job."""
 
     class Slow(Recorder):
@@ -410,7 +414,7 @@ def test_an_interrupt_while_a_job_is_started(using: Using) -> None:
     assert len(plugin.tasks) == 1 and plugin.deleted == [0]
 
 
-def test_an_interrupt_ends_a_synchronous_call() -> None:
+def test_an_interrupt_ends_a_synchronous_call(interruptible: None) -> None:
     class Slow(SyncPlugin):
         task_type = "square"
         ended = False
