@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from flyte_backend import BackendError, Code, Retry, SystemError_, UserError, _errors
-from flyte_backend._errors import code_of_status, error_of
+from flyte_backend._errors import code_of_status, error_of, retry_after
 
 from .conftest import ROOT
 
@@ -50,6 +50,23 @@ def test_the_tree_is_in_one_place_and_exported() -> None:
 )
 def test_pauses(after: float | timedelta | None, seconds: float) -> None:
     assert Retry("x", after=after).after == seconds
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause"),
+    [
+        ({}, 0),
+        ({"Retry-After": "1.5"}, 1.5),
+        ({"Retry-After": "-1"}, 0),
+        ({"Retry-After": "soon"}, 0),
+        ({"Retry-After": "nan"}, 0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:30 GMT"}, 0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:30 GMT", "Date": "Wed, 21 Oct 2015 07:28:00 GMT"}, 30),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:30 GMT", "Date": "yesterday"}, 0),
+    ],
+)
+def test_pauses_that_answers_ask_for(headers: dict[str, str], pause: float) -> None:
+    assert retry_after(headers) == pause
 
 
 def test_what_is_not_known() -> None:

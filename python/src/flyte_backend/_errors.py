@@ -7,7 +7,10 @@ class of the contract's error table (docs/contract.md): :class:`UserError`, :cla
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Mapping
 from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from enum import Enum
 
 
@@ -267,6 +270,21 @@ def error_of(code: Code | str, message: str, *, reason: str = "", after: float |
 def code_of_status(status: int) -> Code:
     """The code that an HTTP status stands for when nothing better is known, as in the answer of a proxy."""
     return _BY_STATUS.get(status, Code.UNKNOWN)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """The pause that an HTTP answer asks for (RFC 9110, 10.2.3), in seconds; 0 when it asks for none. A date counts from the
+    answer's own, so that clocks need not agree. ``headers`` are looked up as ``Retry-After`` and ``Date``."""
+    text = headers.get("Retry-After", "")
+    try:
+        return seconds(float(text))
+    except ValueError:
+        pass
+    try:
+        now = parsedate_to_datetime(headers["Date"]).timestamp() if "Date" in headers else time.time()
+        return seconds(parsedate_to_datetime(text).timestamp() - now)
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def seconds(after: float | timedelta | None) -> float:

@@ -11,7 +11,6 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +18,7 @@ from urllib.parse import quote
 import httpx
 
 from ._binding import python_outputs
-from ._errors import BackendError, JobFailed, Retry, SystemError_, code_of_status, error_of
+from ._errors import BackendError, JobFailed, Retry, SystemError_, code_of_status, error_of, retry_after
 from ._jobids import MAX_IN_URL
 from ._plugin import JobState
 from ._protojson import Invalid
@@ -73,19 +72,9 @@ def _error(response: httpx.Response) -> BackendError:
         code, message = body["error_code"], body["message"]
     except (ValueError, KeyError, TypeError):
         message = f"something on the way answered {response.status_code}"
-        error = error_of(code_of_status(response.status_code), message, after=_retry_after(response))
+        error = error_of(code_of_status(response.status_code), message, after=retry_after(response.headers))
         return error if isinstance(error, Retry) else Retry(message, after=error.after)
-    return error_of(code, message, after=_retry_after(response))
-
-
-def _retry_after(response: httpx.Response) -> float:
-    text = response.headers.get("retry-after", "")
-    if text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
+    return error_of(code, message, after=retry_after(response.headers))
 
 
 def _body(response: httpx.Response) -> dict[str, Any]:

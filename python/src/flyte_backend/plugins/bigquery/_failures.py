@@ -25,6 +25,7 @@ from ..._errors import (
     SystemError_,
     Unauthenticated,
     UserError,
+    retry_after,
 )
 
 STOPPED = "stopped"
@@ -105,7 +106,9 @@ def _of_api(e: GoogleAPICallError, what: str, creates: bool) -> BackendError:
     status = int(e.code or 0)
     message = f"{what}: {str(first.get('message') or e.message or f'BigQuery answered {status}')[:LONGEST]}"
     if reason in _BUSY or status == 429:
-        return Overloaded(message, reason=reason, after=_retry_after(e) or _BUSY.get(reason, 0.0))
+        return Overloaded(
+            message, reason=reason, after=retry_after(getattr(e.response, "headers", None) or {}) or _BUSY.get(reason, 0.0)
+        )
     if status == 401:
         return Unauthenticated(message, reason=reason)
     if status == 404 and not creates:
@@ -113,7 +116,7 @@ def _of_api(e: GoogleAPICallError, what: str, creates: bool) -> BackendError:
     if status in (408, 504):
         return DeadlineExceeded(message, reason=reason)
     if reason in _PASSING or status >= 500 and reason != "notImplemented":
-        return Retry(message, reason=reason, after=_retry_after(e))
+        return Retry(message, reason=reason, after=retry_after(getattr(e.response, "headers", None) or {}))
     if reason in _USERS:
         return _USERS[reason](message, reason=reason)
     if status == 403:
@@ -125,10 +128,3 @@ def _of_api(e: GoogleAPICallError, what: str, creates: bool) -> BackendError:
     if 400 <= status < 500:
         return UserError(message, reason=reason)
     return SystemError_(message, reason=reason)
-
-
-def _retry_after(e: GoogleAPICallError) -> float:
-    """The pause that the answer asks for, in seconds."""
-    headers = getattr(e.response, "headers", None) or {}
-    text = str(headers.get("Retry-After", ""))
-    return float(text) if text.isdigit() else 0.0

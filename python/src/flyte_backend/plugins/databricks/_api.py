@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -25,6 +24,7 @@ from ..._errors import (
     SystemError_,
     Unauthenticated,
     UserError,
+    retry_after,
 )
 from ..._metrics import package_version
 from ..._secrets import Secrets
@@ -125,7 +125,7 @@ def error_of(response: httpx.Response, instance: str, *, creates: bool) -> Backe
         code = message = ""
     status = response.status_code
     told = f"{instance}: {code or status}: {message or response.reason_phrase}"[:_MESSAGE]
-    more: dict[str, Any] = {"reason": code if code.isidentifier() else "", "after": _pause(response)}
+    more: dict[str, Any] = {"reason": code if code.isidentifier() else "", "after": retry_after(response.headers)}
     if status == 429 or code in ("REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"):
         return Overloaded(told, **more)
     if code == "RESOURCE_DOES_NOT_EXIST" or _NO_RUN.search(message):
@@ -145,18 +145,3 @@ def error_of(response: httpx.Response, instance: str, *, creates: bool) -> Backe
     if not creates or status == 404:  # no such endpoint
         return SystemError_(told, **more)
     return PermissionDenied(told, **more) if status == 403 else UserError(told, **more)
-
-
-def _pause(response: httpx.Response) -> float:
-    """What ``Retry-After`` asks for, in seconds; 0 when it says nothing."""
-    text = response.headers.get("Retry-After", "")
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        date = parsedate_to_datetime(text)
-        now = parsedate_to_datetime(response.headers["Date"])
-        return max(0.0, (date - now).total_seconds())
-    except (ValueError, TypeError, KeyError):
-        return 0.0

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from ..._errors import BackendError, FailedPrecondition, NotFound, Overloaded, Retry, SystemError_
+from ..._errors import BackendError, FailedPrecondition, NotFound, Overloaded, Retry, SystemError_, retry_after
 from ..._metrics import package_version
 from ..._secrets import Secrets
 from ._account import Accounts
@@ -162,9 +162,7 @@ def _path(handle: str) -> str:
 
 
 async def _read(response: httpx.Response) -> Answer:
-    after = 0.0
-    with contextlib.suppress(ValueError):  # it may be a date, too
-        after = float(response.headers.get("Retry-After", "0"))
+    after = retry_after(response.headers)
     raw = bytearray()
     async for part in response.aiter_bytes():
         raw += part
