@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
-from flyte_backend import Blob, Dataset
+from flyte_backend import Blob, ConfigurationError, Dataset, TaskInfo, UserError
 from flyte_backend._protojson import check_message
 from flyte_backend._values import decode, encode
 
@@ -76,3 +78,38 @@ def test_to_flytekit(python: Path, written: dict[str, Any]) -> None:
         answer = json.loads(done.stdout)
         assert answer["read"] == answer["values"]
     assert typed["none"]["scalar"]["union"]["value"] == written["none"]["literal"]["scalar"]["union"]["value"]
+
+
+def test_inputs_as_flytekit_has_them(written: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "table.txt"
+    file.write_text("rows")
+    blob = {"scalar": {"blob": {"metadata": {"type": {}}, "uri": str(file)}}}
+    literals = {name: written[name]["literal"] for name in ("int", "list", "dataclass")} | {"file": blob}
+    types = {name: written[name]["type"] for name in literals}
+    template = {"interface": {"inputs": {"variables": {name: {"type": of} for name, of in types.items()}}}}
+    task = TaskInfo(template, literals=literals)
+
+    @dataclass
+    class Inner:
+        n: int
+        tags: list[str]
+
+    @dataclass
+    class Outer:
+        x: int
+        inner: Inner
+        when: datetime | None
+
+    Outer.__annotations__.update(inner=Inner, when=Optional[datetime])
+    found = task.as_flytekit({"dataclass": Outer})
+    assert (found["int"], found["list"], found["dataclass"]) == (7, [1, 2], Outer(1, Inner(2, ["t"]), None))
+    with open(found["file"]) as opened:
+        assert opened.read() == "rows"
+    with pytest.raises(UserError, match="input 'int' cannot be read by flytekit: .*"):
+        task.as_flytekit({"int": datetime})
+
+
+def test_flytekits_values_need_flytekit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flytekit", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'flyte-backend\[flytekit\]'"):
+        TaskInfo({}).as_flytekit()

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._errors import BackendError, UserError
+from ._errors import BackendError, ConfigurationError, UserError
 from ._protojson import Invalid
 from ._secrets import Secrets
 from ._values import Literals, decode_literals, wholes
@@ -162,6 +162,29 @@ class TaskInfo:
             read({"literals": self.literals}, literals_pb2.LiteralMap()),
             read(self.metadata, agent_pb2.TaskExecutionMetadata()),
         )
+
+    def as_flytekit(self, types: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The inputs as flytekit's own values, such as a FlyteFile, a DataFrame, or a dataclass: ``types`` are Python types by
+        name, and those that are not there are what the task's interface suggests. It may read files and tables, so it blocks.
+
+        Raises :class:`ConfigurationError` without the extra ``flytekit``, and :class:`UserError` for what does not fit.
+        """
+        try:
+            from flytekit import FlyteContextManager
+            from flytekit.core.type_engine import TypeEngine
+            from flytekit.models.interface import VariableMap
+            from flytekit.models.literals import LiteralMap
+        except ModuleNotFoundError as e:
+            raise ConfigurationError("flytekit's values need the extra: pip install 'flyte-backend[flytekit]'") from e
+        variables = VariableMap.from_flyte_idl(self.messages.template.interface.inputs).variables
+        found = {}
+        for name, literal in LiteralMap.from_flyte_idl(self.messages.inputs).literals.items():
+            try:
+                of = (types or {}).get(name) or TypeEngine.guess_python_type(variables[name].type)
+                found[name] = TypeEngine.to_python_value(FlyteContextManager.current_context(), literal, of)
+            except Exception as e:  # its converters raise anything
+                raise UserError(f"input {name!r} cannot be read by flytekit: {type(e).__name__}: {str(e)[:500]}") from e
+        return found
 
     @functools.cached_property
     def custom(self) -> dict[str, Any]:
