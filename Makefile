@@ -14,7 +14,8 @@ SDK        := cd go/backendplugin && GOWORK=off
 # So is the conformance suite.
 SUITE      := cd go/conformance && GOWORK=off
 # Most of what they do is wait. The tests of one file share servers, so they stay together.
-PYTEST_FLAGS ?= -q -n 4 --dist loadfile
+PYTEST_FLAGS ?= -q -n 2 --dist loadfile -m "not slow"
+E2E_FLAGS  ?= -count=1 -parallel=8 -p=2
 RACE_COUNT ?= 2
 RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
 # Whole workflows under the race detector take minutes, so these run once.
@@ -61,13 +62,19 @@ clean: ## Remove what make has built: bin, .cache, the TypeScript example and co
 ##@ Check
 
 .PHONY: test
-test: test-tools ## Run all tests (TEST_FLAGS).
+test: test-tools ## Run the tests of Go and Python (TEST_FLAGS, PYTEST_FLAGS), but for those of make e2e and make faults.
 	@$(FIRST)
 	@GO='$(GO)' tools/test.sh $(TEST_FLAGS)
 
 .PHONY: test-python
 test-python: ## Run the tests of python/ and of examples/python (PYTEST_FLAGS); its environment is made first, once.
 	cd python && $$(../tools/python.sh)/bin/pytest $(PYTEST_FLAGS)
+
+.PHONY: e2e
+e2e: test-tools ## Run the tests that start whole programs: services under the conformance suite and beside flytekit's, workflows over them.
+	@$(FIRST)
+	$(GO) test $(E2E_FLAGS) ./test/...
+	cd python && $$(../tools/python.sh)/bin/pytest -q -n 2 --dist loadfile -m slow
 
 .PHONY: test-tools
 test-tools: ## Make or find what tests need besides Go: flytekit in a virtual environment, the TypeScript example, Chromium. Once; a minute.

@@ -15,6 +15,8 @@ from .conftest import ROOT
 from .plugins.jobs import Jobs
 from .test_docs import blocks
 
+pytestmark = pytest.mark.slow
+
 PLUGIN = "tests.plugins.jobs:Jobs"
 
 

@@ -20,6 +20,8 @@ from flytekit import TaskMetadata, eager, task, workflow
 from flytekit.core.base_task import PythonTask
 from flytekit.core.interface import Interface
 
+pytestmark = pytest.mark.slow
+
 
 class Remote(PythonTask):
     def execute(self, **values):

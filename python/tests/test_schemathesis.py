@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from flyte_backend.testing import serve
 
 from .conftest import PYTHON, ROOT
 from .plugins.anything import Anything
+
+pytestmark = pytest.mark.slow
 
 TESTS = PYTHON / "tests"
 

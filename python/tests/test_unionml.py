@@ -16,6 +16,8 @@ _handler = signal.getsignal(signal.SIGINT)
 import flyte_backend.local as local  # noqa: E402
 from flytekit.exceptions.user import FlyteUserRuntimeException  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 signal.signal(signal.SIGINT, _handler)  # flytekit ends the process instead
 
 

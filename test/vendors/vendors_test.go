@@ -1,4 +1,6 @@
-package main
+// Package vendors_test runs one workflow over BigQuery, Snowflake, Databricks and plain Python, on propeller's engine and by
+// `pyflyte run`. The vendors are servers on loopback that run what they get.
+package vendors_test
 
 import (
 	"bufio"
@@ -141,15 +143,20 @@ func (v *vendors) start(t *testing.T, env map[string]string, args ...string) abo
 // either transport, and by `pyflyte run`.
 func TestVendors(t *testing.T) {
 	t.Parallel()
+	engine := filepath.Join(t.TempDir(), "flyte-backend-engine")
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", engine, "../../cmd/flyte-backend-engine").CombinedOutput()
+	require.NoError(t, err, "%s", out)
 	v := startVendors(t)
 	flow := filepath.Join("..", "..", "testdata", "vendors", "report.py")
 	want := map[string]any{"o0": 30, "o1": []any{"15 sum"}, "o2": "30: 15 sum, told in Databricks"}
 	for protocol, endpoint := range map[string]string{"rest": v.rest, "grpc": v.grpc} {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
-			config := file(t, "plugins.yaml", fmt.Sprintf("plugins: {backend: {deployments: {default: {endpoint: %q, protocol: %s, insecure: true}}}}\n", endpoint, protocol))
-			cmd := command(t, "local", "run", flow, "report", "--input", "limit=4", "--config", config, "--python", v.python)
-			cmd.Env = append(v.dataset(t, protocol), asCommand+"=1")
+			config := filepath.Join(t.TempDir(), "plugins.yaml")
+			text := fmt.Sprintf("plugins: {backend: {deployments: {default: {endpoint: %q, protocol: %s, insecure: true}}}}\n", endpoint, protocol)
+			require.NoError(t, os.WriteFile(config, []byte(text), 0o600))
+			cmd := exec.CommandContext(t.Context(), engine, "local", "run", flow, "report", "--input", "limit=4", "--config", config, "--python", v.python)
+			cmd.Env = v.dataset(t, protocol)
 			var stdout, stderr bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			require.NoError(t, cmd.Run(), "%s", &stderr)
