@@ -15,12 +15,12 @@ from flyte_backend._local_progress import Progress
 
 from .conftest import PYTHON, Start, eventually
 
+pytestmark = pytest.mark.slow
+
 FLOW = """
 from flytekit import TaskMetadata, eager, task, workflow
 from flytekit.core.base_task import PythonTask
 from flytekit.core.interface import Interface
-
-pytestmark = pytest.mark.slow
 
 
 class Remote(PythonTask):
