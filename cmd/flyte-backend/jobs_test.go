@@ -26,6 +26,7 @@ import (
 
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/backendtest/pki"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
 
@@ -187,6 +188,41 @@ func TestRunFails(t *testing.T) {
 	require.Contains(t, said, "flyte-backend: the job ended in phase FAILED: Broken: no such table\n")
 }
 
+// TestWhatServicesSay: a service's words stay on their line and leave the terminal alone; in JSON they are as they came.
+func TestWhatServicesSay(t *testing.T) {
+	t.Parallel()
+	for name, rest := range map[string]bool{"grpc": false, "rest": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := backendtest.New(backendtest.Plugin{TaskType: "job"})
+			b.REST = rest
+			testWhatServicesSay(t, b, serve(t, b))
+		})
+	}
+}
+
+func testWhatServicesSay(t *testing.T, b *backendtest.Backend, flags []string) {
+	t.Helper()
+	said := func(phase core.TaskExecution_Phase, message string) *admin.Resource {
+		return &admin.Resource{Phase: phase, Message: message, LogLinks: []*core.TaskLog{{Name: "Log", Uri: "https://logs.example/?job=1&from=<0>"}}}
+	}
+	b.Script(backendtest.Step{Resource: said(core.TaskExecution_RUNNING, "step 1\r\n  \x1b[2Jof 2\n")},
+		backendtest.Step{After: 300 * time.Millisecond, Resource: said(core.TaskExecution_FAILED, "no such table\n\tin line 1\u202e")})
+	args := append([]string{"run", "--template", templateFile(t, "job", nil), "--input", "x=1", "-o", "json"}, flags...)
+	out, shown, code := run(t, "", args...)
+	require.Equal(t, 1, code, shown)
+	lines := strings.Split(strings.TrimSuffix(shown, "\n"), "\n")
+	require.Len(t, lines, 4)
+	const link = " [Log https://logs.example/?job=1&from=<0>]"
+	require.Equal(t, "RUNNING: step 1; [2Jof 2"+link, lines[1][len("15:04:05 "):])
+	require.Equal(t, "FAILED: no such table; in line 1"+link, lines[2][len("15:04:05 "):])
+	require.Equal(t, "flyte-backend: the job ended in phase FAILED: no such table; in line 1", lines[3])
+	require.Contains(t, out, `"uri": "https://logs.example/?job=1&from=<0>"`)
+	var s map[string]any
+	require.NoError(t, json.Unmarshal([]byte(out), &s))
+	require.Equal(t, "no such table\n\tin line 1\u202e", s["message"])
+}
+
 // TestRunOutlivesOutages: calls that fail in a way that may pass are made again, with the same key.
 func TestRunOutlivesOutages(t *testing.T) {
 	t.Parallel()
@@ -301,6 +337,7 @@ func TestBadInput(t *testing.T) {
 		{"an authority that is not trusted", []string{"list", "--endpoint", secure.Endpoint()}, 2, "give --ca-file, with the CA that signed"},
 		{"gRPC to REST", []string{"list", "--endpoint", strings.TrimPrefix(web.Endpoint(), "http://"), "--insecure"}, 2, "it is not a gRPC endpoint: give its URL\n"},
 		{"REST to gRPC", []string{"list", "--endpoint", "http://" + b.Endpoint(), "--insecure"}, 2, "if it is a gRPC service, give its host:port\n"},
+		{"TLS to plain REST", []string{"list", "--endpoint", strings.Replace(web.Endpoint(), "http:", "https:", 1)}, 2, "write http:// and give --insecure"},
 		{"a URL of plain text", []string{"list", "--endpoint", web.Endpoint()}, 2, "is plain text; write https://, or give --insecure"},
 		{"a service that wants credentials", []string{"list", "--endpoint", shy.Endpoint(), "--insecure"}, 4, "by a client certificate, give --cert-file and --key-file"},
 		{"no port", []string{"list", "--endpoint", "localhost"}, 2, "--endpoint: "},

@@ -187,7 +187,7 @@ func (r *runner) tidy() {
 }
 
 func (r *runner) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(r.log, time.Now().Format("15:04:05")+" "+format+"\n", args...)
+	_, _ = fmt.Fprintln(r.log, time.Now().Format("15:04:05"), exit.OneLine(fmt.Sprintf(format, args...)))
 }
 
 // again repeats a call that fails in a way that may pass, for as long as an outage may last and ctx does. Each call is made under
@@ -290,8 +290,8 @@ func (r *runner) follow(ctx context.Context) error {
 // show tells what has changed.
 func (r *runner) show(job *client.Job) {
 	text := job.Phase.String()
-	if job.Message != "" {
-		text += ": " + job.Message
+	if message := exit.OneLine(job.Message); message != "" {
+		text += ": " + message
 	}
 	for _, l := range job.LogLinks {
 		text += fmt.Sprintf(" [%s %s]", l.GetName(), l.GetUri())
