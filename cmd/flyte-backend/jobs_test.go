@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -186,6 +187,57 @@ func TestRunFails(t *testing.T) {
 	require.Equal(t, 1, code)
 	require.Empty(t, out)
 	require.Contains(t, said, "flyte-backend: the job ended in phase FAILED: Broken: no such table\n")
+}
+
+// TestRunReadsWhatTheJobWrote: an error at the output prefix counts when it counts for propeller.
+func TestRunReadsWhatTheJobWrote(t *testing.T) {
+	t.Parallel()
+	undeclared := filepath.Join(t.TempDir(), "template.json")
+	require.NoError(t, os.WriteFile(undeclared, []byte(`{"type": "job", "id": {"name": "t"}}`), 0o600))
+	declares := templateFile(t, "job", nil)
+	file, err := proto.Marshal(&core.ErrorDocument{Error: &core.ContainerError{
+		Code: "USER:ValueError", Message: "no such column", Kind: core.ContainerError_RECOVERABLE, Origin: core.ExecutionError_USER,
+	}})
+	require.NoError(t, err)
+	written := "flyte-backend: the job ended in phase FAILED: USER:ValueError: no such column\n"
+	one := &core.LiteralMap{Literals: map[string]*core.Literal{"o0": {Value: &core.Literal_Scalar{Scalar: &core.Scalar{Value: &core.Scalar_Primitive{
+		Primitive: &core.Primitive{Value: &core.Primitive_Integer{Integer: 1}}}}}}}}
+	for _, tt := range []struct {
+		reason   string
+		template []string
+		file     []byte
+		answer   *admin.Resource
+		code     int
+		says     string
+	}{
+		{"a failure without a code", []string{declares, "--input", "x=1"}, file, &admin.Resource{Phase: core.TaskExecution_FAILED, Message: "exit code 1"}, 1, written},
+		{"a success of a task without outputs", []string{undeclared}, file, &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}, 1, written},
+		{"a success without its outputs", []string{declares, "--input", "x=1"}, file, &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}, 1, written},
+		{"a failure with a code says why itself", []string{undeclared}, file, &admin.Resource{Phase: core.TaskExecution_FAILED, Message: "no capacity",
+			AgentError: &admin.AgentError{Code: "Busy"}}, 1, "in phase FAILED: Busy: no capacity\n"},
+		{"a success with its outputs is one", []string{declares, "--input", "x=1"}, file, &admin.Resource{Phase: core.TaskExecution_SUCCEEDED, Outputs: one}, 0, "SUCCEEDED\n"},
+		{"a damaged file", []string{undeclared}, []byte("\xff"), &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}, 1, "the job's error.pb is damaged: "},
+		{"an empty file", []string{undeclared}, nil, &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}, 1, "the job's error.pb is damaged: it holds no error"},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			t.Parallel()
+			b := backendtest.New(backendtest.Plugin{TaskType: "job"})
+			b.Script(backendtest.Step{Resource: &admin.Resource{Phase: core.TaskExecution_RUNNING}})
+			flags := serve(t, b)
+			cmd := start(t, slices.Concat([]string{"run", "--template"}, tt.template, flags)...)
+			var said bytes.Buffer
+			cmd.Stderr = &said
+			require.NoError(t, cmd.Start())
+			require.Eventually(t, func() bool { return len(b.Jobs()) == 1 }, limit, 10*time.Millisecond)
+			folder := strings.TrimPrefix(b.Jobs()[0].Request.GetOutputPrefix(), "file://")
+			t.Cleanup(func() { _ = os.RemoveAll(folder) })
+			require.NoError(t, os.WriteFile(filepath.Join(folder, "error.pb"), tt.file, 0o600))
+			b.SetJob("", tt.answer)
+			_ = cmd.Wait()
+			require.Equal(t, tt.code, cmd.ProcessState.ExitCode(), said.String())
+			require.Contains(t, said.String(), tt.says)
+		})
+	}
 }
 
 // TestWhatServicesSay: a service's words stay on their line and leave the terminal alone; in JSON they are as they came.
