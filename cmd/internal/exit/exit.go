@@ -69,7 +69,12 @@ func OneLine(text string) string {
 
 // Report tells of an error, in one line and perhaps another one with a hint, and gives its exit code.
 func Report(w io.Writer, err error) int {
-	_, _ = fmt.Fprintln(w, "flyte-backend:", OneLine(err.Error()))
+	unknown := strings.HasPrefix(err.Error(), "unknown command ") // cobra has no type for it, and adds lines of what it may have been
+	said := err.Error()
+	if !unknown {
+		said = OneLine(said)
+	}
+	_, _ = fmt.Fprintln(w, "flyte-backend:", said)
 	var e *Error
 	switch {
 	case errors.As(err, &e):
@@ -77,7 +82,7 @@ func Report(w io.Writer, err error) int {
 			_, _ = fmt.Fprintln(w, "hint:", OneLine(e.Hint))
 		}
 		return e.Code
-	case strings.HasPrefix(err.Error(), "unknown command "): // cobra has no type for it
+	case unknown:
 		return BadInput
 	default:
 		return Failed
