@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/backendtest/pki"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
 
@@ -187,6 +189,92 @@ func TestRunFails(t *testing.T) {
 	require.Contains(t, said, "flyte-backend: the job ended in phase FAILED: Broken: no such table\n")
 }
 
+// TestRunReadsWhatTheJobWrote: an error at the output prefix counts when it counts for propeller.
+func TestRunReadsWhatTheJobWrote(t *testing.T) {
+	t.Parallel()
+	undeclared := filepath.Join(t.TempDir(), "template.json")
+	require.NoError(t, os.WriteFile(undeclared, []byte(`{"type": "job", "id": {"name": "t"}}`), 0o600))
+	declares := templateFile(t, "job", nil)
+	file, err := proto.Marshal(&core.ErrorDocument{Error: &core.ContainerError{
+		Code: "USER:ValueError", Message: "no such column", Kind: core.ContainerError_RECOVERABLE, Origin: core.ExecutionError_USER,
+	}})
+	require.NoError(t, err)
+	written := "flyte-backend: the job ended in phase FAILED: USER:ValueError: no such column\n"
+	one := &core.LiteralMap{Literals: map[string]*core.Literal{"o0": {Value: &core.Literal_Scalar{Scalar: &core.Scalar{Value: &core.Scalar_Primitive{
+		Primitive: &core.Primitive{Value: &core.Primitive_Integer{Integer: 1}}}}}}}}
+	for _, tt := range []struct {
+		reason   string
+		template []string
+		file     []byte
+		answer   *admin.Resource
+		code     int
+		says     string
+	}{
+		{"a failure without a code", []string{declares, "--input", "x=1"}, file, &admin.Resource{Phase: core.TaskExecution_FAILED, Message: "exit code 1"}, 1, written},
+		{"a success of a task without outputs", []string{undeclared}, file, &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}, 1, written},
+		{"a success without its outputs", []string{declares, "--input", "x=1"}, file, &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}, 1, written},
+		{"a failure with a code says why itself", []string{undeclared}, file, &admin.Resource{Phase: core.TaskExecution_FAILED, Message: "no capacity",
+			AgentError: &admin.AgentError{Code: "Busy"}}, 1, "in phase FAILED: Busy: no capacity\n"},
+		{"a success with its outputs is one", []string{declares, "--input", "x=1"}, file, &admin.Resource{Phase: core.TaskExecution_SUCCEEDED, Outputs: one}, 0, "SUCCEEDED\n"},
+		{"a damaged file", []string{undeclared}, []byte("\xff"), &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}, 1, "the job's error.pb is damaged: "},
+		{"an empty file", []string{undeclared}, nil, &admin.Resource{Phase: core.TaskExecution_SUCCEEDED}, 1, "the job's error.pb is damaged: it holds no error"},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			t.Parallel()
+			b := backendtest.New(backendtest.Plugin{TaskType: "job"})
+			b.Script(backendtest.Step{Resource: &admin.Resource{Phase: core.TaskExecution_RUNNING}})
+			flags := serve(t, b)
+			cmd := start(t, slices.Concat([]string{"run", "--template"}, tt.template, flags)...)
+			var said bytes.Buffer
+			cmd.Stderr = &said
+			require.NoError(t, cmd.Start())
+			require.Eventually(t, func() bool { return len(b.Jobs()) == 1 }, limit, 10*time.Millisecond)
+			folder := strings.TrimPrefix(b.Jobs()[0].Request.GetOutputPrefix(), "file://")
+			t.Cleanup(func() { _ = os.RemoveAll(folder) })
+			require.NoError(t, os.WriteFile(filepath.Join(folder, "error.pb"), tt.file, 0o600))
+			b.SetJob("", tt.answer)
+			_ = cmd.Wait()
+			require.Equal(t, tt.code, cmd.ProcessState.ExitCode(), said.String())
+			require.Contains(t, said.String(), tt.says)
+		})
+	}
+}
+
+// TestWhatServicesSay: a service's words stay on their line and leave the terminal alone; in JSON they are as they came.
+func TestWhatServicesSay(t *testing.T) {
+	t.Parallel()
+	for name, rest := range map[string]bool{"grpc": false, "rest": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := backendtest.New(backendtest.Plugin{TaskType: "job"})
+			b.REST = rest
+			testWhatServicesSay(t, b, serve(t, b))
+		})
+	}
+}
+
+func testWhatServicesSay(t *testing.T, b *backendtest.Backend, flags []string) {
+	t.Helper()
+	said := func(phase core.TaskExecution_Phase, message string) *admin.Resource {
+		return &admin.Resource{Phase: phase, Message: message, LogLinks: []*core.TaskLog{{Name: "Log", Uri: "https://logs.example/?job=1&from=<0>"}}}
+	}
+	b.Script(backendtest.Step{Resource: said(core.TaskExecution_RUNNING, "step 1\r\n  \x1b[2Jof 2\n")},
+		backendtest.Step{After: 300 * time.Millisecond, Resource: said(core.TaskExecution_FAILED, "no such table\n\tin line 1\u202e")})
+	args := append([]string{"run", "--template", templateFile(t, "job", nil), "--input", "x=1", "-o", "json"}, flags...)
+	out, shown, code := run(t, "", args...)
+	require.Equal(t, 1, code, shown)
+	lines := strings.Split(strings.TrimSuffix(shown, "\n"), "\n")
+	require.Len(t, lines, 4)
+	const link = " [Log https://logs.example/?job=1&from=<0>]"
+	require.Equal(t, "RUNNING: step 1; [2Jof 2"+link, lines[1][len("15:04:05 "):])
+	require.Equal(t, "FAILED: no such table; in line 1"+link, lines[2][len("15:04:05 "):])
+	require.Equal(t, "flyte-backend: the job ended in phase FAILED: no such table; in line 1", lines[3])
+	require.Contains(t, out, `"uri": "https://logs.example/?job=1&from=<0>"`)
+	var s map[string]any
+	require.NoError(t, json.Unmarshal([]byte(out), &s))
+	require.Equal(t, "no such table\n\tin line 1\u202e", s["message"])
+}
+
 // TestRunOutlivesOutages: calls that fail in a way that may pass are made again, with the same key.
 func TestRunOutlivesOutages(t *testing.T) {
 	t.Parallel()
@@ -301,6 +389,7 @@ func TestBadInput(t *testing.T) {
 		{"an authority that is not trusted", []string{"list", "--endpoint", secure.Endpoint()}, 2, "give --ca-file, with the CA that signed"},
 		{"gRPC to REST", []string{"list", "--endpoint", strings.TrimPrefix(web.Endpoint(), "http://"), "--insecure"}, 2, "it is not a gRPC endpoint: give its URL\n"},
 		{"REST to gRPC", []string{"list", "--endpoint", "http://" + b.Endpoint(), "--insecure"}, 2, "if it is a gRPC service, give its host:port\n"},
+		{"TLS to plain REST", []string{"list", "--endpoint", strings.Replace(web.Endpoint(), "http:", "https:", 1)}, 2, "write http:// and give --insecure"},
 		{"a URL of plain text", []string{"list", "--endpoint", web.Endpoint()}, 2, "is plain text; write https://, or give --insecure"},
 		{"a service that wants credentials", []string{"list", "--endpoint", shy.Endpoint(), "--insecure"}, 4, "by a client certificate, give --cert-file and --key-file"},
 		{"no port", []string{"list", "--endpoint", "localhost"}, 2, "--endpoint: "},

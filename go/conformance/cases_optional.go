@@ -299,30 +299,14 @@ var extraCases = []Case{
 			p.say(status == healthpb.HealthCheckResponse_SERVING, r.sent, status.String(), "SERVING, since the service answers calls")
 		}},
 	{ID: "operations/reflection", Level: Should, Contract: secOptional, Protocols: onlyGRPC, scope: once,
-		Purpose: "gRPC's reflection lists flyteidl's services.",
+		Purpose: "gRPC's reflection, v1 or v1alpha, lists flyteidl's services.",
 		run: func(p *probe) {
-			var names []string
-			r := p.ask(func(ctx context.Context) reply {
-				return p.grpc().do(ctx, "grpc.reflection.v1.ServerReflection(list_services)", "", "", func(ctx context.Context, _ *reply) error {
-					ctx, cancel := context.WithCancel(ctx)
-					defer cancel()
-					stream, err := reflectionpb.NewServerReflectionClient(p.grpc().cc).ServerReflectionInfo(ctx)
-					if err != nil {
-						return err
-					}
-					err = stream.Send(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{ListServices: "*"}})
-					if err != nil && !errors.Is(err, io.EOF) {
-						return err
-					}
-					res, err := stream.Recv()
-					for _, s := range res.GetListServicesResponse().GetService() {
-						names = append(names, s.GetName())
-					}
-					return err
-				})
-			})
+			r, names := p.reflect("v1")
 			if !r.lost && r.code == codes.Unimplemented {
-				p.skip("the service has no reflection (%s)", r.got())
+				r, names = p.reflect("v1alpha") // older, and all that some libraries have, Python's among them
+			}
+			if !r.lost && r.code == codes.Unimplemented {
+				p.skip("the service has no reflection, neither v1 nor v1alpha (%s)", r.got())
 			}
 			p.must(r.ok(), &r, "OK")
 			p.say(slices.Contains(names, "flyteidl.service.AgentMetadataService"), r.sent, fmt.Sprintf("%q", names), "flyteidl.service.AgentMetadataService among them")
@@ -359,6 +343,32 @@ var extraCases = []Case{
 			}
 			p.say(strings.HasPrefix(doc.OpenAPI, "3.") && doc.Paths["/plugins/v1"] != nil, r.sent, fmt.Sprintf("openapi %q with %d paths", doc.OpenAPI, len(doc.Paths)), "openapi 3 with the path /plugins/v1")
 		}},
+}
+
+// reflect asks a version of gRPC's reflection for the names of services. The messages of both versions are the same.
+func (p *probe) reflect(version string) (reply, []string) {
+	var res reflectionpb.ServerReflectionResponse
+	name := "grpc.reflection." + version + ".ServerReflection"
+	r := p.ask(func(ctx context.Context) reply {
+		return p.grpc().do(ctx, name+"(list_services)", "", "", func(ctx context.Context, _ *reply) error {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			stream, err := p.grpc().cc.NewStream(ctx, &reflectionpb.ServerReflection_ServiceDesc.Streams[0], "/"+name+"/ServerReflectionInfo")
+			if err != nil {
+				return err
+			}
+			err = stream.SendMsg(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{ListServices: "*"}})
+			if err != nil && !errors.Is(err, io.EOF) {
+				return err
+			}
+			return stream.RecvMsg(&res)
+		})
+	})
+	var names []string
+	for _, s := range res.GetListServicesResponse().GetService() {
+		names = append(names, s.GetName())
+	}
+	return r, names
 }
 
 // hasPage gets a page, and skips the case when there is none.

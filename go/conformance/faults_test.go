@@ -140,6 +140,7 @@ var faults = []struct{ fault, fails string }{
 	{"unknown jobs have metrics", "metrics/unknown-job"},
 	{"never healthy", "grpc: operations/health"},
 	{"reflection without services", "grpc: operations/reflection"},
+	{"reflection v1alpha without services", "grpc: operations/reflection"},
 	{"/healthz is broken", "rest: operations/healthz"},
 	{"/readyz is broken", "rest: operations/readyz"},
 	{"/metrics is broken", "rest: operations/metrics"},
@@ -342,6 +343,25 @@ func TestConformingServicePasses(t *testing.T) {
 					require.True(t, j.deleted, "job %s of mode %s is left behind", j.id, j.mode)
 				}
 			})
+		}
+	}
+}
+
+// TestReflectionOfEitherVersion: a service that has the older one is not passed over, and one without any is told so.
+func TestReflectionOfEitherVersion(t *testing.T) {
+	t.Parallel()
+	for fault, want := range map[string]conformance.Outcome{
+		"": conformance.Passed, reflectionAlpha: conformance.Passed, "nothing optional": conformance.Skipped,
+	} {
+		one, other := serve(t, conformance.GRPC, fault)
+		o := options(one, other)
+		o.Run = regexp.MustCompile(`^operations/reflection$`)
+		report, err := conformance.Check(t.Context(), o, nil)
+		require.NoError(t, err)
+		require.Len(t, report.Results, 1)
+		require.Equal(t, want, report.Results[0].Outcome, "%s: %s", fault, report.Results[0].Text())
+		if want == conformance.Skipped {
+			require.Contains(t, report.Results[0].Reason, "neither v1 nor v1alpha")
 		}
 	}
 }

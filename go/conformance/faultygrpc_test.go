@@ -54,10 +54,14 @@ func (f *faulty) serveGRPC(lis net.Listener) func() {
 			h.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 		}
 		healthpb.RegisterHealthServer(s, h)
-		if f.is("reflection without services") {
-			reflection.Register(grpc.NewServer()) // of another one
+		switch {
+		case f.is("reflection without services"):
 			reflection.RegisterV1(empty{s})
-		} else {
+		case f.is("reflection v1alpha without services"):
+			reflection.Register(empty{onlyAlpha{s}})
+		case f.is(reflectionAlpha):
+			reflection.Register(onlyAlpha{s})
+		default:
 			reflection.Register(s)
 		}
 	}
@@ -66,9 +70,21 @@ func (f *faulty) serveGRPC(lis net.Listener) func() {
 }
 
 // empty registers at a server, and says that there is nothing.
-type empty struct{ *grpc.Server }
+type empty struct{ reflection.GRPCServer }
 
 func (empty) GetServiceInfo() map[string]grpc.ServiceInfo { return nil }
+
+// reflectionAlpha is no fault: a service has the older reflection alone, as Python's library does.
+const reflectionAlpha = "reflection is v1alpha"
+
+// onlyAlpha registers no newer reflection at a server.
+type onlyAlpha struct{ *grpc.Server }
+
+func (o onlyAlpha) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	if desc.ServiceName != "grpc.reflection.v1.ServerReflection" {
+		o.Server.RegisterService(desc, impl)
+	}
+}
 
 // spying is gRPC's codec for the faults that are about bytes.
 type spying struct {

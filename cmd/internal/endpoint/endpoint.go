@@ -183,6 +183,8 @@ var keys = strings.NewReplacer(
 	"the client certificate in tls.certFile", "the client certificate in --cert-file",
 	"set tls.caFile to", "give --ca-file, with",
 	"set tls.serverName to", "give --server-name,",
+	"write http:// and insecure: true", "write http:// and give --insecure",
+	"write https:// and insecure: false", "write https:// and leave out --insecure",
 	"set insecure: true", "give --insecure",
 	"set insecure: false", "leave out --insecure",
 	"or insecure: true", "or give --insecure",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 )
@@ -48,17 +49,40 @@ func Usage(cmd *cobra.Command) {
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &Error{Code: BadInput, Err: err} })
 }
 
-// Report tells of an error, and gives its exit code.
+// OneLine makes a text that somebody else wrote fit for one line of a terminal: control codes could clear the screen, and
+// direction marks show one text as another.
+func OneLine(text string) string {
+	var parts []string
+	for part := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == '\n' || r == '\r' || unicode.In(r, unicode.Zl, unicode.Zp) }) {
+		part = strings.Map(func(r rune) rune {
+			if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+				return ' '
+			}
+			return r
+		}, part)
+		if part = strings.TrimSpace(part); part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Report tells of an error, in one line and perhaps another one with a hint, and gives its exit code.
 func Report(w io.Writer, err error) int {
-	_, _ = fmt.Fprintln(w, "flyte-backend:", err)
+	unknown := strings.HasPrefix(err.Error(), "unknown command ") // cobra has no type for it, and adds lines of what it may have been
+	said := err.Error()
+	if !unknown {
+		said = OneLine(said)
+	}
+	_, _ = fmt.Fprintln(w, "flyte-backend:", said)
 	var e *Error
 	switch {
 	case errors.As(err, &e):
 		if e.Hint != "" {
-			_, _ = fmt.Fprintln(w, "hint:", e.Hint)
+			_, _ = fmt.Fprintln(w, "hint:", OneLine(e.Hint))
 		}
 		return e.Code
-	case strings.HasPrefix(err.Error(), "unknown command "): // cobra has no type for it
+	case unknown:
 		return BadInput
 	default:
 		return Failed

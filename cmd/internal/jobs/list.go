@@ -90,6 +90,7 @@ func oneOf(flag, got string, allowed ...string) error {
 
 func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false) // links are to be copied
 	e.SetIndent("", "  ")
 	return e.Encode(v)
 }

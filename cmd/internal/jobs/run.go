@@ -187,7 +187,7 @@ func (r *runner) tidy() {
 }
 
 func (r *runner) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(r.log, time.Now().Format("15:04:05")+" "+format+"\n", args...)
+	_, _ = fmt.Fprintln(r.log, time.Now().Format("15:04:05"), exit.OneLine(fmt.Sprintf(format, args...)))
 }
 
 // again repeats a call that fails in a way that may pass, for as long as an outage may last and ctx does. Each call is made under
@@ -290,8 +290,8 @@ func (r *runner) follow(ctx context.Context) error {
 // show tells what has changed.
 func (r *runner) show(job *client.Job) {
 	text := job.Phase.String()
-	if job.Message != "" {
-		text += ": " + job.Message
+	if message := exit.OneLine(job.Message); message != "" {
+		text += ": " + message
 	}
 	for _, l := range job.LogLinks {
 		text += fmt.Sprintf(" [%s %s]", l.GetName(), l.GetUri())
@@ -340,6 +340,10 @@ func (r *runner) abort(patient context.Context, ref client.JobRef) error {
 
 // finish prints what came of the job.
 func (r *runner) finish(job *client.Job) error {
+	job, err := r.written(job)
+	if err != nil {
+		return err
+	}
 	r.show(job)
 	outputs, err := r.outputs(job)
 	if err != nil {
@@ -365,6 +369,38 @@ func (r *runner) finish(job *client.Job) error {
 		why = job.Failure.Code + ": " + why
 	}
 	return &exit.Error{Code: exit.Failed, Err: fmt.Errorf("the job ended in phase %s: %s", job.Phase, why)}
+}
+
+// written is the job with the error that it wrote where it was told to, when propeller would look for one: the service gave
+// no code of a failure, or no outputs of a success.
+func (r *runner) written(job *client.Job) (*client.Job, error) {
+	ended := job.Phase == core.TaskExecution_SUCCEEDED
+	declares := len(r.template.GetInterface().GetOutputs().GetVariables()) > 0
+	if r.folder == "" || job.Failure != nil || ended && declares && job.Outputs != nil {
+		return job, nil
+	}
+	raw, err := os.ReadFile(filepath.Join(r.folder, "error.pb"))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return job, nil
+	case err != nil:
+		return nil, err
+	}
+	doc := &core.ErrorDocument{}
+	if err := proto.Unmarshal(raw, doc); err != nil {
+		return nil, fmt.Errorf("the job's error.pb is damaged: %w", err)
+	}
+	e := doc.GetError()
+	if e == nil {
+		return nil, errors.New("the job's error.pb is damaged: it holds no error")
+	}
+	failed := *job
+	failed.Message, failed.Outputs = e.GetMessage(), nil
+	failed.Failure = &client.Failure{Code: e.GetCode(), Origin: e.GetOrigin(), Recoverable: e.GetKind() == core.ContainerError_RECOVERABLE}
+	if ended {
+		failed.Phase = core.TaskExecution_FAILED
+	}
+	return &failed, nil
 }
 
 // outputs are those of the answer, or those that the job wrote where it was told to.

@@ -36,7 +36,7 @@ func readSettings(files []string) (settings, error) {
 		}
 		var root any
 		if err := yaml.Unmarshal(text, &root); err != nil {
-			return s, exit.BadInputf("configuration %s is no YAML: %s", file, oneLine(err.Error()))
+			return s, exit.BadInputf("configuration %s is no YAML: %s", file, exit.OneLine(err.Error()))
 		}
 		section := under(under(root, "plugins"), "backend")
 		if on, ok := under(section, "enable_backend_flytekit_plugin_system").(bool); ok {

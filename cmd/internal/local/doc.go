@@ -4,16 +4,3 @@
 // What it shows goes to standard error, and what comes of it (outputs) to standard output. A Follower, which shows a run and
 // keeps its history for a report, is of use to other commands too.
 package local
-
-import "strings"
-
-// oneLine puts a text on one line.
-func oneLine(text string) string {
-	var parts []string
-	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); line != "" {
-			parts = append(parts, line)
-		}
-	}
-	return strings.Join(parts, "; ")
-}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/go/engine"
 	"github.com/flyte-backend/flyte-backend/go/engine/history"
 	"github.com/flyte-backend/flyte-backend/go/engine/literals"
@@ -120,7 +121,7 @@ func (f *Follower) watch() {
 		if n == nil && !f.known[x.Name] {
 			if child, ok := f.engine.Execution(x.ID); ok {
 				if err := f.recall(child); err != nil {
-					f.Print("execution %s cannot be looked at: %s", x.Name, oneLine(err.Error()))
+					f.Print("execution %s cannot be looked at: %s", x.Name, exit.OneLine(err.Error()))
 				}
 			}
 		}
@@ -179,7 +180,7 @@ func (f *Follower) answer(ctx context.Context) {
 				err = x.Signal(ctx, name, value)
 			}
 			if err != nil {
-				f.Print("gate %s cannot be given its value: %s", name, oneLine(err.Error()))
+				f.Print("gate %s cannot be given its value: %s", name, exit.OneLine(err.Error()))
 			}
 		}
 	}

@@ -109,7 +109,7 @@ func silent() map[string]string {
 		if err == nil {
 			why = "nothing came back in time"
 		}
-		out[name] = fmt.Sprintf("deployment %q%s does not answer: %s", name, at, oneLine(why))
+		out[name] = fmt.Sprintf("deployment %q%s does not answer: %s", name, at, exit.OneLine(why))
 	}
 	return out
 }
@@ -148,7 +148,7 @@ func (r *runner) refused(err error) error {
 	if n := len(reasons); n > mostReasons {
 		reasons = append(reasons[:mostReasons], fmt.Sprintf("and %d more tasks", n-mostReasons))
 	}
-	text := oneLine(fmt.Sprintf("workflow %s cannot be run here: %s", refused.Workflow, strings.Join(reasons, "; ")))
+	text := exit.OneLine(fmt.Sprintf("workflow %s cannot be run here: %s", refused.Workflow, strings.Join(reasons, "; ")))
 	unanswered := silent()
 	switch {
 	case len(unanswered) > 0:

@@ -288,7 +288,7 @@ func (r *runner) start(ctx context.Context) ([]*engine.Execution, error) {
 	var err error
 	if r.engine, err = engine.Open(ctx, opts); err != nil {
 		if backend.ConfigError() != nil || strings.Contains(err.Error(), "configuration is invalid") || len(r.left) > 0 {
-			return nil, exit.BadInputf("%s", oneLine(err.Error()))
+			return nil, exit.BadInputf("%s", exit.OneLine(err.Error()))
 		}
 		return nil, err
 	}

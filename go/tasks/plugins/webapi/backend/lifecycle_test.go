@@ -200,6 +200,73 @@ func testErrorFileIsKept(t *testing.T) {
 	require.NotNil(t, out.Error.GetTimestamp())
 }
 
+// TestErrorFileOfJobThatSucceeded: flytekit's entry point writes an error and exits with 0, which a service takes for a success.
+func TestErrorFileOfJobThatSucceeded(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testErrorFileOfJobThatSucceeded)
+	t.Run(overREST, testErrorFileOfJobThatSucceeded)
+}
+
+func testErrorFileOfJobThatSucceeded(t *testing.T) {
+	t.Parallel()
+	file := func(kind core.ContainerError_Kind) *core.ErrorDocument {
+		return &core.ErrorDocument{Error: &core.ContainerError{
+			Code: "USER:ValueError", Message: "no such column", Kind: kind, Origin: core.ExecutionError_USER,
+		}}
+	}
+	final, again := file(core.ContainerError_NON_RECOVERABLE), file(core.ContainerError_RECOVERABLE)
+	undeclared := &core.TypedInterface{Outputs: &core.VariableMap{}}
+	for _, tc := range []struct {
+		reason   string
+		iface    *core.TypedInterface
+		inMap    bool
+		written  *core.ErrorDocument
+		outputs  *core.LiteralMap // those of the answer
+		fails    bool
+		attempts int
+	}{
+		{"a task that declares no outputs", undeclared, false, final, nil, true, 1},
+		{"a task without an interface", nil, false, final, nil, true, 1},
+		{"an empty answer is none", undeclared, false, final, &core.LiteralMap{}, true, 1},
+		{"each item of a map has a prefix of its own", undeclared, true, final, nil, true, 1},
+		{"another attempt may not meet the error", undeclared, false, again, nil, false, 2},
+		{"a task that declares outputs", template(myTask).GetInterface(), false, final, nil, true, 1},
+		{"outputs in the answer are the service's word", template(myTask).GetInterface(), false, final, outputs(1), false, 1},
+		{"no file is no error", undeclared, false, nil, nil, false, 1},
+		{"no file is no error of an item", undeclared, true, nil, nil, false, 1},
+	} {
+		t.Run(tc.reason, func(t *testing.T) {
+			t.Parallel()
+			b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+			b.Script(backendtest.Step{Resource: running("working")})
+			w := newMap(t, func(c *config.Config) { c.Poll.InitialInterval = duration(100 * time.Millisecond) }, b)
+			task := taskrunner.Task{Template: template(myTask)}
+			if tc.inMap {
+				task = item(1, task.Template)
+			}
+			task.Template.Interface = tc.iface
+			task.Template.Metadata.Retries.Retries = 1
+			run := w.start(task)
+			w.until(run, pluginscore.PhaseRunning)
+			if tc.written != nil {
+				file := storage.DataReference(b.Jobs()[0].Request.GetOutputPrefix() + "/error.pb")
+				require.NoError(t, w.runner.Store().WriteProtobuf(w.ctx, file, storage.Options{}, tc.written))
+			}
+			ended := &admin.Resource{Phase: core.TaskExecution_SUCCEEDED, Outputs: tc.outputs}
+			b.Script(backendtest.Step{Resource: ended}) // of the next attempt
+			b.SetJob(b.Jobs()[0].ID, ended)
+			out := w.finish(run)
+			require.Equal(t, tc.fails, !out.Succeeded, "%v", out.Error)
+			require.Equal(t, tc.attempts, out.Attempts)
+			if tc.fails {
+				require.Equal(t, "USER:ValueError", out.Error.GetCode())
+				require.Contains(t, out.Error.GetMessage(), "no such column")
+				require.Equal(t, core.ExecutionError_USER, out.Error.GetKind())
+			}
+		})
+	}
+}
+
 // TestRestartOfPropeller: what is in etcd is enough to go on with the same job.
 func TestRestartOfPropeller(t *testing.T) {
 	t.Parallel()

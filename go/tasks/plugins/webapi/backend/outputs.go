@@ -14,16 +14,18 @@ import (
 	"github.com/flyteorg/flyte/flytepropeller/pkg/compiler/validators"
 )
 
-// writeOutputs hands a succeeded job's outputs to propeller: those of the answer, or the file at the output prefix. A
-// problem is the job's fault, an error the data store's.
+// writeOutputs hands a succeeded job's outputs to propeller: those of the answer, or the files at the output prefix, among
+// which propeller looks for an error first. A problem is the job's fault, an error the data store's.
 func writeOutputs(ctx context.Context, sCtx webapi.StatusContext, meta resourceMeta, job *client.Job) (problem *core.ExecutionError, err error) {
 	tmpl, err := sCtx.TaskReader().Read(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the task template: %w", err)
 	}
+	reader := ioutils.NewRemoteFileOutputReader(ctx, sCtx.DataStore(), sCtx.OutputWriter(), 0)
 	declared := tmpl.GetInterface().GetOutputs().GetVariables()
 	if len(declared) == 0 {
-		return nil, nil //nolint:nilnil // no problem and no error
+		// A container may exit with 0 and yet have written an error; propeller looks when it is given a reader.
+		return nil, sCtx.OutputWriter().Put(ctx, reader)
 	}
 	if job.Outputs != nil {
 		if wrong := mismatch(declared, job.Outputs.GetLiterals()); wrong != "" {
@@ -35,7 +37,6 @@ func writeOutputs(ctx context.Context, sCtx webapi.StatusContext, meta resourceM
 		}
 		return nil, sCtx.OutputWriter().Put(ctx, ioutils.NewInMemoryOutputReader(job.Outputs, nil, nil))
 	}
-	reader := ioutils.NewRemoteFileOutputReader(ctx, sCtx.DataStore(), sCtx.OutputWriter(), 0)
 	exists, err := reader.Exists(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("cannot look for outputs at %s: %w", sCtx.OutputWriter().GetOutputPath(), err)
