@@ -114,7 +114,9 @@ func runDemo(ctx context.Context, out io.Writer, report, python string) error {
 	for i, v := range verdicts {
 		d.printf("\n%s\n", d.acts[i].title)
 		v.tell(out)
-		problems = append(problems, v.unexpected()...)
+		for _, problem := range v.unexpected() {
+			problems = append(problems, d.acts[i].module+": "+problem)
+		}
 	}
 	if err := local.WriteReport(report, d.follow.Snapshot()); err != nil {
 		problems = append(problems, err.Error())
@@ -122,9 +124,6 @@ func runDemo(ctx context.Context, out io.Writer, report, python string) error {
 	d.printf("\nreport     %s\n", report)
 	if len(problems) > 0 {
 		return fmt.Errorf("the demo did not come out as expected; files are kept in %s: %s", dir, strings.Join(problems, "; "))
-	}
-	if without != "" {
-		d.printf("left out   the act in Python: %s\n", without)
 	}
 	d.printf("\nAll of it came out as expected.\n")
 	return os.RemoveAll(dir)
@@ -159,7 +158,7 @@ func (d *demo) play(ctx context.Context, without string) ([]verdict, error) {
 		text += fmt.Sprintf("      %s: %s\n", a.deployment, a.config)
 	}
 	if without != "" {
-		d.printf("left out   the act in Python: %s\n", without)
+		d.printf("left out   the act in Python (%s)\n", without)
 	}
 	d.printf("propeller  in this process, with this configuration:\n%s\n", indent(text))
 	backend.Observe(func(dec backend.Decided) {

@@ -42,15 +42,18 @@ const pythonHint = "pip install flyte-backend has it; --python names the virtual
 func findPython(ctx context.Context, venv string) (program, without string, err error) {
 	if venv == "" {
 		if program, err = exec.LookPath(pythonServe); err != nil {
-			return "", "no " + pythonServe + " on PATH; " + pythonHint, nil
+			return "", "no " + pythonServe + " on PATH; " + pythonHint, nil //nolint:nilerr // that there is none is an answer
 		}
 		if err := tryPython(ctx, program); err != nil {
 			return "", fmt.Sprintf("%v; %s", err, pythonHint), nil
 		}
 		return program, "", nil
 	}
-	if info, err := os.Stat(venv); err != nil || !info.IsDir() {
+	switch info, err := os.Stat(venv); {
+	case err != nil:
 		return "", "", exit.BadInputf("--python %s: there is no such folder; a virtual environment is due", venv)
+	case !info.IsDir():
+		return "", "", exit.BadInputf("--python %s: it is no folder; a virtual environment is due", venv)
 	}
 	if program, err = filepath.Abs(filepath.Join(venv, "bin", pythonServe)); err != nil {
 		return "", "", err
@@ -159,9 +162,6 @@ type pythonSeen struct {
 	created int // by the process that came after the kill
 }
 
-// tasks counts the decisions, one for each.
-func (s *pythonSeen) tasks() int { return len(s.decided) }
-
 func (s *pythonSeen) unexpected() []string {
 	out := s.seen.unexpected()
 	chain := s.output("o0").GetScalar().GetPrimitive().GetInteger()
@@ -170,7 +170,8 @@ func (s *pythonSeen) unexpected() []string {
 	out.due(slices.Equal(squares, pythonSquares), "the squares %v came, %v were due", squares, pythonSquares)
 	owners := strings.Join(s.owners(), "\n")
 	out.due(owners == `task type "square" to deployment "python": registered by python`, "type square was due to go to the service in Python: %s", owners)
-	out.due(s.tasks() == pythonJobs, "%d tasks ran, %d were due", s.tasks(), pythonJobs)
+	out.due(len(s.decided) == pythonJobs, "%d tasks ran, %d were due", len(s.decided), pythonJobs) // each is decided about once
+	out.due(s.created > 0, "no job was created after the kill; the second of the chain was due to be")
 	out.due(s.created <= pythonJobs-s.killed, "%d jobs were created after the kill, so some of the %d that ran then were created again", s.created, s.killed)
 	return out
 }

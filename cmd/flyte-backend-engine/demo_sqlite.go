@@ -42,9 +42,8 @@ func sqliteAct(dir string) (*act, error) {
 			serves: func(line string) bool { return strings.HasPrefix(line, example.Listening) },
 		},
 		judge: func(ctx context.Context, s seen) (verdict, error) {
-			out := &sqliteSeen{seen: s}
-			out.jobs, out.runs, err = sqlite.Count(ctx, jobs)
-			return out, err
+			made, runs, err := sqlite.Count(ctx, jobs)
+			return &sqliteSeen{seen: s, jobs: made, runs: runs}, err
 		},
 	}, nil
 }
