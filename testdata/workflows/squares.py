@@ -8,7 +8,8 @@ from typing import List, Tuple
 from flytekit import map_task, workflow
 from jobs import Job
 
-square = Job("squares.square", task_type="square", seconds=1)
+# Long enough for a busy machine to have all of them running before the first ends.
+square = Job("squares.square", task_type="square", seconds=2)
 
 
 @workflow
