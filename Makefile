@@ -41,8 +41,8 @@ help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: bin/flyte-backend bin/flyte-backend-engine ## Build the command line and run its demo: a real workflow on propeller's engine, its service killed while jobs run; bin/demo.html tells of it.
-	bin/flyte-backend demo --report bin/demo.html
+demo: bin/flyte-backend bin/flyte-backend-engine ## Build the command line and run its demo: real workflows on propeller's engine, their services in Go and Python killed while jobs run; bin/demo.html tells of it.
+	@python=$$(tools/demo-python.sh); set -x; bin/flyte-backend demo --report bin/demo.html $${python:+--python "$$python"}
 
 ##@ Build
 

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,75 +19,109 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/engine"
 	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
 	"github.com/flyte-backend/flyte-backend/go/engine/history"
-	"github.com/flyte-backend/flyte-backend/go/examples/sqlite"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
 	"github.com/flyte-backend/flyte-backend/testdata/workflows"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
-	_ "github.com/flyteorg/flyte/flyteplugins/go/tasks/plugins/testing" // the built-in echo plugin, which the demo falls back to
 )
 
 // demoLimit bounds the demo; it takes some 20 s.
 const demoLimit = 2 * time.Minute
 
-// What the workflow of the demo is due to do: see testdata/workflows/demo/demo.py.
-const (
-	demoItems = 20
-	demoJobs  = demoItems + 3
-	demoFirst = "Nh, Nihonium, discovered 2003" // the latest discovery among the elements whose name ends with "ium"
-)
-
 func newDemo() *cobra.Command {
-	var report string
+	var report, python string
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Run a real workflow on propeller's engine against a service that is killed and restarted",
-		Long: "Starts the example service, and runs a workflow that flytekit made on propeller's own engine in this process: SQL\n" +
-			"queries at the service, one feeding the next, a map over 20 items, a task that falls back to a built-in plugin.\n" +
-			"While jobs run, the service is killed and started again. It fails if any of it did not come out as expected.",
+		Short: "Run real workflows on propeller's engine against services that are killed and restarted",
+		Long: "Runs workflows that flytekit made on propeller's own engine in this process, in two acts:\n" +
+			"SQL queries at a service in Go, over gRPC: one feeding the next, a map over 20 items, a task that falls back to a\n" +
+			"built-in plugin. Then jobs of a plugin in Python, over REST, which needs Python with flyte-backend: --python names its\n" +
+			"virtual environment, else flyte-backend-serve on PATH is taken. Without either the second act is left out.\n" +
+			"While jobs run, their service is killed and started again. It fails if any of it did not come out as expected.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), demoLimit)
 			defer cancel()
-			return runDemo(ctx, cmd.OutOrStdout(), report)
+			return runDemo(ctx, cmd.OutOrStdout(), report, python)
 		},
 	}
-	cmd.Flags().StringVar(&report, "report", filepath.Join(os.TempDir(), "flyte-backend-demo.html"), "file for the page that tells of the run")
+	cmd.Flags().StringVar(&report, "report", filepath.Join(os.TempDir(), "flyte-backend-demo.html"), "`FILE` for the page that tells of the run")
+	cmd.Flags().StringVar(&python, "python", "", "`FOLDER` of the virtual environment with flyte-backend, for the act in Python")
 	return cmd
+}
+
+// act is a workflow that is run while the service of its tasks is killed and started again.
+type act struct {
+	title string
+	// module has the workflow, and names the execution.
+	module, workflow string
+	// deployment is the service's name in propeller's configuration, and config what stands there.
+	deployment, config string
+	service            *serviceProcess
+	// judge says what came of it. The service runs, and the workflow has ended.
+	judge func(context.Context, seen) (verdict, error)
+}
+
+// verdict is what came of an act.
+type verdict interface {
+	// unexpected lists what is not as it is due.
+	unexpected() []string
+	// tell sums it up for people.
+	tell(out io.Writer)
 }
 
 // demo is one run of it.
 type demo struct {
-	out     io.Writer
-	dir     string
-	service *serviceProcess
-	follow  *local.Follower
+	out    io.Writer
+	dir    string
+	acts   []*act
+	follow *local.Follower
 
 	mu      sync.Mutex
 	decided []backend.Decided
 }
 
-func runDemo(ctx context.Context, out io.Writer, report string) error {
+func runDemo(ctx context.Context, out io.Writer, report, python string) error {
+	program, without, err := findPython(ctx, python)
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "flyte-backend-demo-")
 	if err != nil {
 		return fmt.Errorf("cannot make a folder for the demo: %w", err)
 	}
-	program, err := os.Executable()
+	sql, err := sqliteAct(dir)
 	if err != nil {
-		return fmt.Errorf("cannot find this program to start the service from: %w", err)
+		return err
 	}
-	d := &demo{out: out, dir: dir, service: &serviceProcess{dir: dir, program: program}, follow: local.NewFollower(os.Stdout)}
-	defer d.service.kill()
-	seen, err := d.play(ctx)
+	d := &demo{out: out, dir: dir, acts: []*act{sql}, follow: local.NewFollower(os.Stdout)}
+	if without == "" {
+		squares, err := pythonAct(dir, program)
+		if err != nil {
+			return err
+		}
+		d.acts = append(d.acts, squares)
+	}
+	defer func() {
+		for _, a := range d.acts {
+			a.service.kill()
+		}
+	}()
+	verdicts, err := d.play(ctx, without)
 	if err := errors.Join(err, d.follow.Close()); err != nil {
 		return fmt.Errorf("the demo did not come to its end; files are kept in %s: %w", dir, err)
 	}
-	problems := seen.unexpected()
+	var problems []string
+	for i, v := range verdicts {
+		d.printf("\n%s\n", d.acts[i].title)
+		v.tell(out)
+		for _, problem := range v.unexpected() {
+			problems = append(problems, d.acts[i].module+": "+problem)
+		}
+	}
 	if err := local.WriteReport(report, d.follow.Snapshot()); err != nil {
 		problems = append(problems, err.Error())
 	}
-	d.printf("\n")
-	d.tell(seen)
-	d.printf("report     %s\n", report)
+	d.printf("\nreport     %s\n", report)
 	if len(problems) > 0 {
 		return fmt.Errorf("the demo did not come out as expected; files are kept in %s: %s", dir, strings.Join(problems, "; "))
 	}
@@ -98,30 +131,36 @@ func runDemo(ctx context.Context, out io.Writer, report string) error {
 
 func (d *demo) printf(format string, args ...any) { _, _ = fmt.Fprintf(d.out, format, args...) }
 
-// demoConfig is the YAML that propeller would be started with.
+// demoConfig is the YAML that propeller would be started with, without the deployments.
 const demoConfig = `tasks:
   task-plugins:
     enabled-plugins: [echo]        # "backend" joins by itself
 plugins:
   backend:
     enable_backend_flytekit_plugin_system: true
-    deployments:
-      sqlite: {endpoint: %q, insecure: true}
     webApi: {caching: {resyncInterval: 5s}}
+    deployments:
 `
 
-// play runs the workflow, and the service's death with it.
-func (d *demo) play(ctx context.Context) (*seen, error) {
+// play runs the acts, one after the other, and the death of each service with it.
+func (d *demo) play(ctx context.Context, without string) ([]verdict, error) {
 	closeLog, err := local.RouteLogs("")
 	if err != nil {
 		return nil, err
 	}
 	defer closeLog()
-	if err := d.service.start(ctx); err != nil {
-		return nil, err
+	text := demoConfig
+	for _, a := range d.acts {
+		if err := a.service.start(ctx); err != nil {
+			return nil, err
+		}
+		d.printf("service    %s, process %d: %s\n", a.service.addr, a.service.cmd.Process.Pid, a.title)
+		text += fmt.Sprintf("      %s: %s\n", a.deployment, a.config)
 	}
-	text := fmt.Sprintf(demoConfig, d.service.addr)
-	d.printf("service    %s, process %d\npropeller  in this process, with this configuration:\n%s\n", d.service.addr, d.service.cmd.Process.Pid, indent(text))
+	if without != "" {
+		d.printf("left out   the act in Python (%s)\n", without)
+	}
+	d.printf("propeller  in this process, with this configuration:\n%s\n", indent(text))
 	backend.Observe(func(dec backend.Decided) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -133,55 +172,82 @@ func (d *demo) play(ctx context.Context) (*seen, error) {
 		return nil, err
 	}
 	defer func() { _ = e.Close() }() // what it would fail with nobody needs
-	b, err := bundle.Read("demo", workflows.Archive("demo"), bundle.Options{})
+	var verdicts []verdict
+	for i, a := range d.acts {
+		d.follow.Print("---------- %s", a.title)
+		x, err := submit(ctx, e, a)
+		if err != nil {
+			return nil, err
+		}
+		if i == 0 { // which finds the others by their events
+			if err := d.follow.Start(ctx, e, x); err != nil {
+				return nil, err
+			}
+		}
+		s := seen{}
+		if s.killed, s.failed, err = d.killInTheMiddle(ctx, a, x); err != nil {
+			return nil, err
+		}
+		if s.outcome, err = x.Wait(ctx); err != nil {
+			return nil, err
+		}
+		s.execution, s.decided = d.follow.Snapshot().Find(a.module), d.decisions(a)
+		v, err := a.judge(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		verdicts = append(verdicts, v)
+	}
+	return verdicts, nil
+}
+
+// submit starts an act's workflow.
+func submit(ctx context.Context, e *engine.Engine, a *act) (*engine.Execution, error) {
+	b, err := bundle.Read(a.module, workflows.Archive(a.module), bundle.Options{})
 	if err != nil {
 		return nil, err
 	}
-	x, err := e.Submit(ctx, b, "demo.elements", engine.Submission{Name: "demo"})
-	if err != nil {
-		return nil, err
-	}
-	if err := d.follow.Start(ctx, e, x); err != nil {
-		return nil, err
-	}
-	failed, err := d.killInTheMiddle(ctx, x)
-	if err != nil {
-		return nil, err
-	}
-	out, err := x.Wait(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s := &seen{outcome: out, failed: failed, snapshot: d.follow.Snapshot()}
+	return e.Submit(ctx, b, a.module+"."+a.workflow, engine.Submission{Name: a.module})
+}
+
+// decisions gives those about the tasks of an act.
+func (d *demo) decisions(a *act) []backend.Decided {
 	d.mu.Lock()
-	s.decided = slices.Clone(d.decided)
-	d.mu.Unlock()
-	s.jobs, s.runs, err = sqlite.Count(ctx, d.service.jobs())
-	return s, err
+	defer d.mu.Unlock()
+	var out []backend.Decided
+	for _, dec := range d.decided {
+		if parts := strings.Split(dec.Task, "/"); len(parts) > 2 && parts[2] == a.module {
+			out = append(out, dec)
+		}
+	}
+	return out
 }
 
 // killInTheMiddle ends the service with kill -9 while it runs jobs of the map, leaves it away until propeller has noticed, and
-// starts it again. It gives the number of polls that failed meanwhile.
-func (d *demo) killInTheMiddle(ctx context.Context, x *engine.Execution) (failed int, err error) {
+// starts it again. It gives how many jobs of the map ran, and the number of polls that failed meanwhile.
+func (d *demo) killInTheMiddle(ctx context.Context, a *act, x *engine.Execution) (killed, failed int, err error) {
 	if err := d.until(ctx, x, "jobs of the map run", func() bool {
-		n := mapped(d.follow.Snapshot())
-		return n != nil && n.Map.Counts.Running > 0
+		n := mapped(d.follow.Snapshot().Find(a.module))
+		if n != nil {
+			killed = n.Map.Counts.Running
+		}
+		return killed > 0
 	}); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	d.follow.Print("---------- the service is killed (kill -9) while its jobs run")
-	d.service.kill()
+	a.service.kill()
 	if err := d.until(ctx, x, "propeller notices that the service is away", func() bool {
-		failed = failedPolls()
+		failed = failedPolls(a.deployment)
 		return failed >= 3
 	}); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	if err := d.service.start(ctx); err != nil {
-		return 0, err
+	if err := a.service.start(ctx); err != nil {
+		return 0, 0, err
 	}
-	d.follow.Print("---------- the service is started again, process %d", d.service.cmd.Process.Pid)
-	return failed, nil
+	d.follow.Print("---------- the service is started again, process %d", a.service.cmd.Process.Pid)
+	return killed, failed, nil
 }
 
 // until looks again and again until the condition holds.
@@ -201,24 +267,32 @@ func (d *demo) until(ctx context.Context, x *engine.Execution, what string, cond
 }
 
 // failedPolls reads the plugin's own metric (docs/metrics.md).
-func failedPolls() (n int) {
+func failedPolls(deployment string) (n int) {
 	families, err := prometheus.DefaultGatherer.Gather()
 	if err != nil {
 		return 0
 	}
 	for _, f := range families {
-		if strings.HasSuffix(f.GetName(), ":poll_failures_total") {
-			for _, m := range f.GetMetric() {
-				n += int(m.GetCounter().GetValue())
+		if !strings.HasSuffix(f.GetName(), ":poll_failures_total") {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetValue() == deployment {
+					n += int(m.GetCounter().GetValue())
+				}
 			}
 		}
 	}
 	return n
 }
 
-// mapped finds the map.
-func mapped(s *history.Snapshot) (found *history.Node) {
-	s.Walk(func(_ *history.Execution, n *history.Node, _ int) bool {
+// mapped finds the map of an execution, which may be nil.
+func mapped(x *history.Execution) (found *history.Node) {
+	if x == nil {
+		return nil
+	}
+	x.Walk(0, func(_ *history.Execution, n *history.Node, _ int) bool {
 		if n != nil && n.Map != nil {
 			found = n
 		}
@@ -227,22 +301,17 @@ func mapped(s *history.Snapshot) (found *history.Node) {
 	return found
 }
 
-// seen is what came of it.
+// seen is what every act sees.
 type seen struct {
-	outcome    *engine.Outcome
-	snapshot   *history.Snapshot
-	decided    []backend.Decided
-	failed     int // polls
-	jobs, runs int
+	outcome   *engine.Outcome
+	execution *history.Execution
+	decided   []backend.Decided
+	killed    int // jobs of the map that ran when the service was killed
+	failed    int // polls
 }
 
-func (s *seen) lines() []string {
-	var out []string
-	for _, l := range s.outcome.Outputs.GetLiterals()["o0"].GetCollection().GetLiterals() {
-		out = append(out, l.GetScalar().GetPrimitive().GetStringValue())
-	}
-	return out
-}
+// output gives one of the workflow's, or nil.
+func (s *seen) output(name string) *core.Literal { return s.outcome.Outputs.GetLiterals()[name] }
 
 // owners lists who each task type belonged to, as it was decided.
 func (s *seen) owners() []string {
@@ -262,70 +331,45 @@ func (s *seen) owners() []string {
 // attempts counts those that were needed beyond the first.
 func (s *seen) attempts() int {
 	n := 0
-	s.snapshot.Walk(func(_ *history.Execution, at *history.Node, _ int) bool {
-		if at != nil {
-			n += max(len(at.Attempts)-1, 0)
+	s.execution.Walk(0, func(_ *history.Execution, at *history.Node, _ int) bool {
+		if at == nil {
+			return true
+		}
+		n += max(len(at.Attempts)-1, 0)
+		if at.Map != nil {
+			for _, item := range at.Map.Items {
+				n += item.Attempt
+			}
 		}
 		return true
 	})
 	return n
 }
 
-// unexpected lists what is not as it is due.
-func (s *seen) unexpected() []string {
-	var out []string
-	due := func(ok bool, format string, args ...any) {
-		if !ok {
-			out = append(out, fmt.Sprintf(format, args...))
-		}
+// wrong collects what is not as it is due.
+type wrong []string
+
+func (w *wrong) due(ok bool, format string, args ...any) {
+	if !ok {
+		*w = append(*w, fmt.Sprintf(format, args...))
 	}
-	due(s.outcome.Phase == core.WorkflowExecution_SUCCEEDED, "the workflow ended as %s: %s", s.outcome.Phase, s.outcome.Error.GetMessage())
-	lines := s.lines()
-	due(len(lines) == demoItems, "%d lines came, %d were due", len(lines), demoItems)
-	due(len(lines) > 0 && lines[0] == demoFirst, "the first line of %q was due to be %q", lines, demoFirst)
-	owners := strings.Join(s.owners(), "\n")
-	due(strings.Contains(owners, `task type "sqlite" to deployment "sqlite": registered by sqlite`), "type sqlite was due to go to the service: %s", owners)
-	due(strings.Contains(owners, `task type "echo" to built-in plugin "echo"`), "type echo was due to fall back to the built-in plugin: %s", owners)
-	due(s.failed > 0, "no poll failed, so propeller saw no outage")
-	due(s.jobs == demoJobs, "%d jobs were made, %d were due", s.jobs, demoJobs)
-	due(s.runs > s.jobs, "of %d jobs none ran again, so none was killed", s.jobs)
-	due(s.attempts() == 0, "the kill cost %d attempts", s.attempts())
-	return out
 }
 
-// tell sums it up for people.
-func (d *demo) tell(s *seen) {
+// unexpected is what no act may see.
+func (s *seen) unexpected() wrong {
+	var w wrong
+	w.due(s.outcome.Phase == core.WorkflowExecution_SUCCEEDED, "the workflow ended as %s: %s", s.outcome.Phase, s.outcome.Error.GetMessage())
+	w.due(s.failed > 0, "no poll failed, so propeller saw no outage")
+	w.due(s.attempts() == 0, "the kill cost %d attempts", s.attempts())
+	return w
+}
+
+// tell tells what every act shows.
+func (s *seen) tell(out io.Writer) {
 	for _, owner := range s.owners() {
-		d.printf("decision   %s\n", owner)
+		_, _ = fmt.Fprintf(out, "decision   %s\n", owner)
 	}
-	d.printf("outage     the service was killed while jobs ran, and came back after %d polls had failed\n", s.failed)
-	d.printf("cost       %d jobs for %d tasks, %d of them run again by the service; attempts beyond the first: %d\n", s.jobs, demoJobs, s.runs-s.jobs, s.attempts())
-	lines := s.lines()
-	for i, l := range lines[:min(3, len(lines))] {
-		d.printf("%-10s %s\n", map[bool]string{true: "outputs"}[i == 0], l)
-	}
-	if len(lines) > 3 {
-		d.printf("%-10s … %d in all\n", "", len(lines))
-	}
-	uri := s.outcome.Outputs.GetLiterals()["o1"].GetScalar().GetSchema().GetUri()
-	columns, rows, err := sqlite.ReadRows(uri, -1)
-	if err != nil {
-		d.printf("%-10s %s cannot be read: %v\n", "", uri, err)
-		return
-	}
-	table := tabwriter.NewWriter(d.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintf(table, "%-10s %s\n", "", strings.Join(columns, "\t"))
-	for _, row := range rows[max(0, len(rows)-3):] {
-		cells := make([]string, 0, len(row))
-		for _, v := range row {
-			if v == nil {
-				v = "-"
-			}
-			cells = append(cells, fmt.Sprint(v))
-		}
-		_, _ = fmt.Fprintf(table, "%-10s %s\n", "", strings.Join(cells, "\t"))
-	}
-	_ = table.Flush() // as any print
+	_, _ = fmt.Fprintf(out, "outage     the service was killed while %d jobs of the map ran, and came back after %d polls had failed\n", s.killed, s.failed)
 }
 
 func indent(text string) string {

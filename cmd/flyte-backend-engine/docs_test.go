@@ -118,7 +118,7 @@ func TestCLIDocHasAllFlags(t *testing.T) {
 		}
 	}
 	for _, cmd := range []*cobra.Command{
-		local.New(), jobcmd.NewList(), jobcmd.NewRun(), jobcmd.NewGet(), jobcmd.NewDelete(), explain.New(), migrate.New(), version.New(), example.New(),
+		local.New(), jobcmd.NewList(), jobcmd.NewRun(), jobcmd.NewGet(), jobcmd.NewDelete(), explain.New(), migrate.New(), version.New(), example.New(), newDemo(),
 	} {
 		visit(cmd)
 	}

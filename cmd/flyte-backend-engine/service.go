@@ -1,79 +1,129 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"sync"
 	"time"
-
-	"github.com/flyte-backend/flyte-backend/cmd/internal/example"
 )
 
-// serviceProcess is the example service as a process of its own, so that it can be killed.
+// serviceProcess is a service as a process of its own, so that it can be killed.
 type serviceProcess struct {
-	dir     string
-	program string   // flyte-backend itself
-	env     []string // added to this process's own
-	addr    string   // set by the first start, and kept
-	cmd     *exec.Cmd
+	// name is that of its log, in dir, and in what is said of it.
+	name, dir string
+	// addr is where it listens, again and again (keptPort).
+	addr string
+	// program is started with args, and with env added to this process's own environment.
+	program   string
+	args, env []string
+	// serves says of a line of its output that it is the one that tells that calls are answered.
+	serves func(line string) bool
+
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when the process has ended
 }
 
-// jobs is the folder where the service keeps its jobs.
-func (s *serviceProcess) jobs() string { return filepath.Join(s.dir, "jobs") }
+// startLimit bounds the start of a service.
+const startLimit = 20 * time.Second
 
-// start runs the service and waits until it listens.
+// start runs the service and waits until it answers calls.
 func (s *serviceProcess) start(ctx context.Context) error {
-	addr := s.addr
-	if addr == "" {
-		var err error
-		if addr, err = keptPort(); err != nil {
-			return err
-		}
-	}
-	logFile, err := os.OpenFile(filepath.Join(s.dir, "service.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	logFile, err := os.OpenFile(filepath.Join(s.dir, s.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("cannot write the service's log: %w", err)
+		return fmt.Errorf("cannot write the log of service %s: %w", s.name, err)
 	}
-	defer func() { _ = logFile.Close() }() // the child has a descriptor of its own
+	out := &output{log: logFile, serves: s.serves, serving: make(chan struct{})}
 	// Not CommandContext: the demo kills it when it is time.
-	s.cmd = exec.Command(s.program, "serve", "--insecure", "--listen", addr, "--dir", s.jobs(), "--min-job-time", "1s", "--workers", "8") //nolint:gosec,noctx // this program itself
-	s.cmd.Env = append(os.Environ(), s.env...)
-	s.cmd.Stderr = logFile
-	out, err := s.cmd.StdoutPipe()
-	if err != nil {
-		return err
+	cmd := exec.Command(s.program, s.args...) //nolint:gosec,noctx // this program itself, or the one that --python names
+	cmd.Env = append(os.Environ(), s.env...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.WaitDelay = time.Second // a process below it may keep its output open
+	if err := cmd.Start(); err != nil {
+		_ = logFile.Close() // nothing was written
+		return fmt.Errorf("cannot start service %s: %w", s.name, err)
 	}
-	if err := s.cmd.Start(); err != nil {
-		return fmt.Errorf("cannot start the service: %w", err)
-	}
-	line := make(chan string, 1)
+	ended := make(chan struct{})
 	go func() {
-		text, _ := bufio.NewReader(out).ReadString('\n')
-		line <- text
+		defer close(ended)
+		_ = cmd.Wait() // "signal: killed" is what was ordered; any other end is told of by its output
+		_ = logFile.Close()
 	}()
+	s.cmd, s.ended = cmd, ended
 	select {
-	case text := <-line:
-		addr, ok := strings.CutPrefix(strings.TrimSpace(text), example.Listening)
-		if !ok {
-			s.kill()
-			return fmt.Errorf("the service did not start; its log is %s", logFile.Name())
-		}
-		s.addr = addr
+	case <-out.serving:
 		return nil
-	case <-time.After(20 * time.Second):
+	case <-ended:
+		return fmt.Errorf("service %s did not start: %s (its log is %s)", s.name, out.lastLine(), logFile.Name())
+	case <-time.After(startLimit):
 		s.kill()
-		return errors.New("the service does not listen after 20 s")
+		return fmt.Errorf("service %s does not answer calls after %v (its log is %s)", s.name, startLimit, logFile.Name())
 	case <-ctx.Done():
 		s.kill()
 		return ctx.Err()
 	}
+}
+
+// kill ends the process as kill -9 does. It may be repeated.
+func (s *serviceProcess) kill() {
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Kill() // it may have ended by itself
+	<-s.ended
+	s.cmd = nil
+}
+
+// output takes what a service prints: it goes to the log, and one line of it tells that calls are answered.
+type output struct {
+	log     *os.File
+	serves  func(line string) bool
+	serving chan struct{} // closed by that line
+
+	mu   sync.Mutex
+	told bool
+	rest []byte // of a line that has not come to its end
+	last string // line that has something in it
+}
+
+// Write is for one process, which writes one piece after the other. It never fails: the service is not to end for its log.
+func (o *output) Write(p []byte) (int, error) {
+	_, _ = o.log.Write(p) // see above
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.rest = append(o.rest, p...)
+	for {
+		line, rest, ok := bytes.Cut(o.rest, []byte("\n"))
+		if !ok {
+			return len(p), nil
+		}
+		o.rest = rest
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			o.last = string(line)
+		}
+		if !o.told && o.serves(string(line)) {
+			o.told = true
+			close(o.serving)
+		}
+	}
+}
+
+// lastLine is the last thing that was said.
+func (o *output) lastLine() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch rest := bytes.TrimSpace(o.rest); {
+	case len(rest) > 0:
+		return string(rest)
+	case o.last != "":
+		return o.last
+	}
+	return "it said nothing"
 }
 
 // keptPort finds an address that stays free while the service is away: below the ports that the system gives out by itself,
@@ -89,14 +139,4 @@ func keptPort() (string, error) {
 		}
 	}
 	return "", fmt.Errorf("no free port for the service: %w", err)
-}
-
-// kill ends the process as kill -9 does. It may be repeated.
-func (s *serviceProcess) kill() {
-	if s.cmd == nil || s.cmd.Process == nil {
-		return
-	}
-	_ = s.cmd.Process.Kill() // it may have ended by itself
-	_ = s.cmd.Wait()         // "signal: killed" is what was ordered
-	s.cmd = nil
 }

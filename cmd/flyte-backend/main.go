@@ -48,7 +48,7 @@ func newRoot() *cobra.Command {
 		version.New(),
 		in(propellerName, "explain", "Say what would handle each task type and why, from propeller's configuration and the live services"),
 		in(engineName, "local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
-		in(engineName, "demo", "Run a real workflow on propeller's engine against a service that is killed and restarted"),
+		in(engineName, "demo", "Run real workflows on propeller's engine against services that are killed and restarted"),
 	)
 	return root
 }

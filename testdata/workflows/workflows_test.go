@@ -45,6 +45,7 @@ var want = map[string]struct{ workflows, launchPlans string }{
 	"pythons":      {"context failing file mapped mapped_half mixed plain retried too_slow", ""},
 	"retries":      {"exhausted fails_on_3 long_running overridden permanent recovers system timed_out timed_out_twice two_long_running", ""},
 	"sql":          {"chain failing mapped symbol_of table", "symbol_of_one"},
+	"squares":      {"squares", ""},
 	"subworkflows": {"failing_inner failing_parent grandparent inner parent", ""},
 	"unserved":     {"echoed nobody", ""},
 }

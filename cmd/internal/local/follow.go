@@ -21,7 +21,8 @@ type Follower struct {
 	model *history.Model
 	tree  *tree.Tree
 
-	mu sync.Mutex
+	showing sync.Mutex
+	mu      sync.Mutex
 	// held are events that came before Start; nil after it.
 	held    []history.Event
 	started bool
@@ -66,8 +67,18 @@ func (f *Follower) Gates(give func(name string, kind *core.LiteralType) (*core.L
 	f.gates = give
 }
 
-// Print writes a line without disturbing the tree.
-func (f *Follower) Print(format string, args ...any) { f.tree.Print(fmt.Sprintf(format, args...)) }
+// Print writes a line without disturbing the tree, after what has happened by now.
+func (f *Follower) Print(format string, args ...any) {
+	f.show()
+	f.tree.Print(fmt.Sprintf(format, args...))
+}
+
+// show gives the tree how everything stands, and never how it stood before that.
+func (f *Follower) show() {
+	f.showing.Lock()
+	defer f.showing.Unlock()
+	f.tree.Update(f.model.Snapshot())
+}
 
 // Start shows executions from their beginning on, with the events that the engine has kept of them.
 func (f *Follower) Start(ctx context.Context, e *engine.Engine, executions ...*engine.Execution) error {
@@ -137,11 +148,11 @@ func (f *Follower) run(ctx context.Context) {
 	for {
 		f.watch()
 		f.answer(ctx)
-		f.tree.Update(f.model.Snapshot())
+		f.show()
 		select {
 		case <-f.stop:
 			f.watch()
-			f.tree.Update(f.model.Snapshot())
+			f.show()
 			return
 		case <-f.wake:
 		}

@@ -110,7 +110,7 @@ func TestOtherRuns(t *testing.T) {
 	assert.Contains(t, running, "<h1>My run</h1>")
 	assert.Contains(t, running, "30.0 s so far")
 	m := history.New()
-	for _, name := range []string{"one", "two"} {
+	run := func(name string) {
 		r := historytest.NewRun(name, start)
 		r.Workflow(0, core.WorkflowExecution_RUNNING)
 		r.Node(0, "n0", core.NodeExecution_SUCCEEDED)
@@ -119,9 +119,14 @@ func TestOtherRuns(t *testing.T) {
 			m.Add(e)
 		}
 	}
+	run("one")
+	run("two")
 	both := write(t, m.Snapshot(), Info{})
 	assert.Contains(t, both, "<h1>2 executions</h1>")
-	assert.Equal(t, 2, strings.Count(both, `<details class="one"`))
+	assert.Equal(t, 2, strings.Count(both, `<details class="one" open>`), "few are open")
+	run("three")
+	run("four")
+	assert.Equal(t, 4, strings.Count(write(t, m.Snapshot(), Info{}), `<details class="one">`), "many are closed")
 }
 
 type broken struct{}

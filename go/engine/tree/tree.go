@@ -91,12 +91,16 @@ func (t *Tree) Update(s *history.Snapshot) {
 	}
 }
 
-// Print writes a line above the tree, for what others have to say meanwhile.
+// Print writes a line above the tree, for what others have to say meanwhile. Where there is no tree but a line for each change,
+// it comes after those of the last Update.
 func (t *Tree) Print(text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	text = strings.TrimRight(text, "\n") + "\n"
 	if !t.opts.Live || t.closed {
+		if !t.closed {
+			t.render(false)
+		}
 		t.write(text)
 		return
 	}

@@ -335,9 +335,11 @@ func TestAPlainTree(t *testing.T) {
 	tr := New(&b, Options{Zone: time.UTC})
 	tr.Print("hello")
 	tr.Update(historytest.SampleUntil(start, time.Hour).Snapshot())
+	tr.Print("what came before this stands before it")
 	require.NoError(t, tr.Close())
 	assert.NotContains(t, b.String(), "\x1b")
 	assert.True(t, strings.HasPrefix(b.String(), "hello\n09:30:00.000 churn.pipeline RUNNING\n"))
+	assert.True(t, strings.HasSuffix(b.String(), "\nwhat came before this stands before it\n"))
 }
 
 type broken struct{}
