@@ -30,7 +30,8 @@ var diagnoses = slices.Concat(
 			Advice: "the endpoint speaks plain text: write http:// and insecure: true, or give the service a certificate"},
 		{Says: []string{`malformed HTTP response "\x15\x03`}, Speaks: diagnose.PlainText,
 			Advice: "the endpoint speaks TLS: write https:// and insecure: false"},
-		{Says: []string{"malformed HTTP"}, Speaks: diagnose.PlainText,
+		// net/http says the second of a server that speaks first, as gRPC's does, before the request is on its way.
+		{Says: []string{"malformed HTTP", "readLoopPeekFailLocked"}, Speaks: diagnose.PlainText,
 			Advice: "the endpoint does not speak HTTP/1.1: if it is a gRPC service, set protocol: grpc"},
 	},
 	diagnose.Certificates,

@@ -10,6 +10,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/flyte-backend/flyte-backend/go/client"
@@ -187,13 +188,25 @@ func taskInfo(job *client.Job, meta resourceMeta, phase pluginscore.Phase) *plug
 	info := &pluginscore.TaskInfo{}
 	external := &pluginscore.ExternalResource{ExternalID: showID(meta.id), Phase: phase}
 	if job != nil {
-		info.Logs, info.CustomInfo = job.LogLinks, job.CustomInfo
-		external.Logs = job.LogLinks
+		info.Logs, info.CustomInfo = cloneLinks(job.LogLinks), job.CustomInfo
+		external.Logs = cloneLinks(job.LogLinks)
 	}
 	if external.ExternalID != "" {
 		info.ExternalResources = []*pluginscore.ExternalResource{external}
 	}
 	return info
+}
+
+// cloneLinks copies links: the job stays in the cache, and propeller puts the index of a map's item behind their names.
+func cloneLinks(links []*core.TaskLog) []*core.TaskLog {
+	if links == nil {
+		return nil
+	}
+	out := make([]*core.TaskLog, len(links))
+	for i, link := range links {
+		out[i] = proto.CloneOf(link)
+	}
+	return out
 }
 
 // maxShownID bounds the job id in events.

@@ -554,3 +554,15 @@ func TestMachineryConfig(t *testing.T) {
 	require.NoError(t, err)
 	require.JSONEq(t, text, string(raw), "and no other")
 }
+
+// TestTaskInfoIsPropellers: propeller writes into the links of a map's items, and the job is in the cache for the next look.
+func TestTaskInfoIsPropellers(t *testing.T) {
+	t.Parallel()
+	job := &client.Job{LogLinks: []*core.TaskLog{{Name: "log", Uri: "http://log/1"}}}
+	info := taskInfo(job, resourceMeta{id: client.JobID("1")}, pluginscore.PhaseRunning)
+	info.Logs[0].Name += "-0"
+	info.ExternalResources[0].Logs[0].Name += "-0"
+	require.Equal(t, "log-0", info.Logs[0].GetName())
+	require.Equal(t, "log-0", info.ExternalResources[0].Logs[0].GetName())
+	require.Equal(t, "log", job.LogLinks[0].GetName())
+}
