@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"maps"
 	"slices"
 	"strings"
@@ -91,6 +93,7 @@ const nameOfFlags = "endpoint"
 
 // Resolve gives the deployment that the flags name. What is wrong with them is bad input.
 func (f *Flags) Resolve(ctx context.Context) (name string, d *config.Deployment, err error) {
+	log.SetOutput(io.Discard) // net/http tells there of servers that speak no HTTP; the command's error does so as well
 	switch {
 	case f.Deployment == "" && len(f.Config) == 0 && f.Endpoint == "":
 		return "", nil, exit.Hint(exit.BadInputf("no service is named"), "give its address with --endpoint, or --config FILE and --deployment NAME")
