@@ -328,7 +328,10 @@ def test_errors_of_calls(op: str, front: Front, plugin: BigQuery) -> None:
         front.fail(op, *[fault] * tries)
         with pytest.raises(BackendError) as e:
             calls[op]()
-        assert type(e.value) is kind, f"{fault}: {e.value!r}"
+        if op != "insert" and issubclass(kind, UserError):  # a job that runs outlives a right that is missing for a while
+            assert type(e.value) is SystemError_, f"{fault}: {e.value!r}"
+        else:
+            assert type(e.value) is kind, f"{fault}: {e.value!r}"
         assert e.value.after == after
         assert front.calls[op] == tries, "propeller repeats it, and nobody else"
 

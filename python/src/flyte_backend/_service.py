@@ -357,8 +357,13 @@ class Service:
     async def _spoken(self, op: str, plugin: Bound, work: Callable[[], Awaitable[T]]) -> T:
         try:
             return await work()
-        except (asyncio.CancelledError, BackendError):
+        except asyncio.CancelledError:
             raise
+        except BackendError as e:
+            told = plugin.as_error(e, METHODS[op])
+            if told is e:
+                raise
+            raise told from e
         except BaseException as e:  # whatever a plugin throws ends its own call and nothing else
             raise plugin.as_error(e, METHODS[op]) from e
 

@@ -17,7 +17,6 @@ from ..._errors import (
     BackendError,
     Conflict,
     DeadlineExceeded,
-    FailedPrecondition,
     NotFound,
     Overloaded,
     PermissionDenied,
@@ -75,10 +74,10 @@ class Workspace:
     async def _call(
         self, method: str, call: str, login: Login, secrets: Secrets, *, creates: bool = False, once: bool = False, **more: Any
     ) -> dict[str, Any]:
-        token = await self._token(login, secrets, creates)
+        token = await self._tokens.get(login, secrets)
         response = await self._send(method, call, token, once, **more)
         if response.status_code == 401 and self._tokens.drop(token):
-            token = await self._token(login, secrets, creates)
+            token = await self._tokens.get(login, secrets)
             response = await self._send(method, call, token, once, **more)
         if response.status_code != 200:
             raise error_of(response, self.instance, creates=creates)
@@ -89,14 +88,6 @@ class Workspace:
         if not isinstance(answer, dict):
             raise Retry(f"{self.instance} answered runs/{call} with what is no JSON object; is it a Databricks instance?")
         return answer
-
-    async def _token(self, login: Login, secrets: Secrets, creates: bool) -> str:
-        try:
-            return await self._tokens.get(login, secrets)
-        except FailedPrecondition as e:
-            if creates:
-                raise
-            raise SystemError_(str(e)) from e  # a run that goes on should not fail because a replica lacks a secret
 
     async def _send(self, method: str, call: str, token: str, once: bool, **more: Any) -> httpx.Response:
         """One request, and a second one when the connection broke: most often the server had closed it while it was idle."""
