@@ -363,6 +363,17 @@ def test_a_job_outlives_a_secret_that_is_away(many: bool, tmp_path: Path) -> Non
         assert job.result(10) == {"o0": "back"}
 
 
+def test_a_class_whose_module_registers_it_is_served_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "both_ways.py").write_text(
+        "from flyte_backend import BackendPluginRegistry\nfrom tests.plugins.jobs import Jobs\n"
+        "class Mine(Jobs): pass\nBackendPluginRegistry.register(Mine())"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with BackendPluginRegistry.isolated():
+        BackendPluginRegistry.load("both_ways:Mine")
+        assert len(BackendPluginRegistry.plugins()) == 1
+
+
 def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = Secrets(folder=tmp_path)
     with pytest.raises(

@@ -391,4 +391,4 @@ def test_without_the_extra(start: Start, tmp_path: Any) -> None:
         flyteidl="raise ImportError('no flyteidl')",
     )
     assert process.wait() == 2
-    eventually(lambda: "serving gRPC needs the extra: pip install 'flyte-backend[grpc]'" in "".join(process.lines))
+    eventually(lambda: "serving gRPC needs grpc: pip install 'flyte-backend[grpc]'" in "".join(process.lines))

@@ -21,6 +21,7 @@ from .conftest import Authority, Start, eventually
 PLUGINS = ("--plugins", "tests.plugins.jobs:Jobs")
 JOB: dict[str, object] = {"template": {}}
 PATH = "/plugins/v1/square/v1"
+RIGHT = "a module is named as in an import"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,36 @@ PATH = "/plugins/v1/square/v1"
             "",
             "the TLS file x.crt cannot be read: No such file",
         ),
-        ("no such module", ["--insecure", "--plugins", "nosuch.thing"], "", "there is no module 'nosuch' on the path"),
+        (
+            "no such module",
+            ["--insecure", "--plugins", "nosuch.thing"],
+            "",
+            "there is no module 'nosuch' on the path (the working directory",
+        ),
+        *(
+            (
+                "a file",
+                ["--insecure", "--plugins", name],
+                "",
+                f"there is no module {name!r} on the path; {RIGHT}, such as {right}",
+            )
+            for name, right in (("my/mine.py", "my.mine"), ("./mine.py", "mine"), ("./mine", "mine"), ("/my/mine", "my.mine"))
+        ),
+        (
+            "its name in the package",
+            ["--insecure", "--plugins", "bigquery"],
+            "",
+            "there is no module 'bigquery' on the path; the plugin that comes with this package is "
+            "flyte_backend.plugins.bigquery",
+        ),
+        ("no name", ["--insecure", "--plugins", ":x"], "", "':x' names no module; a plugin is named MODULE or MODULE:NAME"),
+        (
+            "an error of ours in configure",
+            ["--insecure", "--plugins", "mine:Mine"],
+            "from tests.plugins.jobs import Jobs\nfrom flyte_backend import ConfigurationError\n"
+            "class Mine(Jobs):\n def configure(self): raise ConfigurationError('no place')",
+            "mine.Mine cannot be configured: no place",
+        ),
         (
             "it lacks something",
             ["--insecure", "--plugins", "mine"],
@@ -51,7 +81,7 @@ PATH = "/plugins/v1/square/v1"
             "it raises",
             ["--insecure", "--plugins", "mine"],
             "raise ValueError('bad\\nnews')",
-            "plugin module 'mine' cannot be imported: ValueError: bad news",
+            "plugin module 'mine' cannot be imported: ValueError: bad news (",
         ),
         (
             "it exits",
@@ -60,7 +90,13 @@ PATH = "/plugins/v1/square/v1"
             "plugin module 'mine' cannot be imported: SystemExit: 0",
         ),
         ("it registers nothing", ["--insecure", "--plugins", "mine"], "x = 1", "module 'mine' registered no plugin"),
-        ("no such attribute", ["--insecure", "--plugins", "mine:nope"], "x = 1", "module 'mine' has no attribute 'nope'"),
+        ("no such attribute", ["--insecure", "--plugins", "mine:nope"], "x = 1", "plugin module 'mine' has no 'nope'"),
+        (
+            "almost a plugin's name",
+            ["--insecure", "--plugins", "mine:Jbos"],
+            "from tests.plugins.jobs import Jobs\nclass Mine(Jobs): pass\nmine = Mine()",
+            "plugin module 'mine' has no 'Jbos'; its plugins are Mine, mine",
+        ),
         (
             "an attribute that is no plugin",
             ["--insecure", "--plugins", "mine:x"],
@@ -79,7 +115,7 @@ PATH = "/plugins/v1/square/v1"
             "from tests.plugins.jobs import Jobs\nclass Mine(Jobs):\n def configure(self): raise OSError('no warehouse')",
             "mine.Mine cannot be configured: OSError: no warehouse",
         ),
-        ("no plugin is installed", ["--insecure"], "", "there is no plugin to serve"),
+        ("no plugin is installed", ["--insecure"], "", "there is no plugin to serve: name a module that registers one"),
         (
             "no calls at once",
             ["--insecure", *PLUGINS, "--max-concurrent", "0"],

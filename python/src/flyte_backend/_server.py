@@ -129,7 +129,7 @@ class Server:
         try:
             from ._grpc import GRPCServer, server_credentials
         except ImportError as e:
-            raise ConfigurationError(f"serving gRPC needs the extra: pip install 'flyte-backend[grpc]' ({e})") from e
+            raise ConfigurationError(f"serving gRPC needs {e.name}: pip install 'flyte-backend[grpc]'") from e
         host = f"[{at.host}]" if ":" in at.host else at.host
         credentials = server_credentials(at.certificates.read) if at.certificates else None
         try:

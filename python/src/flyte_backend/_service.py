@@ -19,6 +19,7 @@ from ._errors import (
     Cancelled,
     ConfigurationError,
     DeadlineExceeded,
+    FlyteBackendError,
     NotFound,
     Overloaded,
     PluginError,
@@ -113,7 +114,8 @@ class Service:
                 await plugin.configure()
             except Exception as e:  # it is somebody else's code
                 log.debug("configure failed", exc_info=True)
-                raise PluginError(f"{plugin.where} cannot be configured: {type(e).__name__}: {e}") from e
+                what = "" if isinstance(e, FlyteBackendError) else f"{type(e).__name__}: "  # ours say it in their text
+                raise PluginError(f"{plugin.where} cannot be configured: {what}{e}") from e
         await self._probe()
         self._tasks = [asyncio.create_task(self._keep_probing()), asyncio.create_task(self._keep_watch())]
 
