@@ -235,10 +235,29 @@ def test_calls_that_never_end_are_cut_off(start: Start, call: str) -> None:
 
 def test_a_second_signal_ends_at_once(start: Start) -> None:
     process = start(*PLUGINS, "--insecure", "--readiness-delay", "30")
-    process.signal(signal.SIGINT)
+    process.signal()
     process.wait_for("draining")
     process.signal(signal.SIGINT)
     assert process.wait(8) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_interrupt_does_not_wait_for_load_balancers(start: Start, workers: str) -> None:
+    process = start(*PLUGINS, "--insecure", "--readiness-delay", "60", "--workers", workers, wait=False)
+    for _ in range(1 if workers == "1" else 3):  # each worker says so, and the one that watches over them
+        process.wait_for("serving")
+    process.signal(signal.SIGINT)
+    process.wait_for("drained")
+    assert process.wait(20) == 0
+
+
+def test_an_interrupt_before_it_serves_shows_no_traceback(start: Start, tmp_path: Path) -> None:
+    slow = "import pathlib, time\npathlib.Path('here').touch()\ntime.sleep(60)"
+    process = start("--insecure", "--plugins", "slow", wait=False, slow=slow)
+    eventually((tmp_path / "here").exists)
+    process.signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert not process.lines
 
 
 def test_logs(start: Start) -> None:

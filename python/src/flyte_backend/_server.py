@@ -61,15 +61,18 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
         self._at_once = False
+        self._seen = False
 
-    def end(self, *, at_once: bool = False) -> None:
-        """Drain and end; a second time, or ``at_once``, without waiting."""
+    def end(self, *, at_once: bool = False, seen: bool = False) -> None:
+        """Drain and end; a second time, or ``at_once``, without waiting. ``seen`` leaves out only the time that load balancers
+        have to see that it is not ready."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._end, at_once)
+            self._loop.call_soon_threadsafe(self._end, at_once, seen)
 
-    def _end(self, at_once: bool) -> None:
+    def _end(self, at_once: bool, seen: bool) -> None:
         if self._ending is not None:
             self._at_once = at_once or self._ending.is_set()
+            self._seen = self._seen or seen
             self._ending.set()
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> bool:
@@ -146,11 +149,12 @@ class Server:
 
     async def _drain(self, http: HTTPServer, serving: asyncio.Task[None], grpc: GRPCServer | None) -> bool:
         options = self.service.options
-        log.info("draining", extra={"readiness_delay": options.readiness_delay, "timeout": options.drain_timeout})
+        delay = 0.0 if self._seen else options.readiness_delay
+        log.info("draining", extra={"readiness_delay": delay, "timeout": options.drain_timeout})
         self.service.drain()
         grace = options.drain_timeout
         waited = 0.0
-        while waited < options.readiness_delay and not self._at_once and not serving.done():
+        while waited < delay and not self._at_once and not serving.done():
             await asyncio.sleep(0.05)
             waited += 0.05
         if self._at_once:
