@@ -152,14 +152,19 @@ def test_a_port_that_is_taken(start: Start) -> None:
     first = start(*PLUGINS, "--insecure")
     second = start(*PLUGINS, "--insecure", "--port", str(first.about["port"]), wait=False)
     assert second.wait() == 2
-    eventually(lambda: "Address already in use" in "".join(second.lines))
+    told = f"flyte-backend-serve: cannot listen on 127.0.0.1 port {first.about['port']}: Address already in use\n"
+    eventually(lambda: told in second.lines)
 
 
 def test_a_port_for_grpc_that_is_taken(start: Start) -> None:
     first = start(*PLUGINS, "--insecure")
     second = start(*PLUGINS, "--insecure", "--grpc-port", str(first.about["port"]), wait=False)
     assert second.wait() == 2
-    eventually(lambda: f"cannot listen on 127.0.0.1 port {first.about['port']} for gRPC" in "".join(second.lines))
+    eventually(
+        lambda: (
+            f"cannot listen on 127.0.0.1 port {first.about['port']} for gRPC: Address already in use\n" in "".join(second.lines)
+        )
+    )
 
 
 def test_version_and_help() -> None:

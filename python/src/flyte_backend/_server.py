@@ -41,13 +41,19 @@ class Listening:
     reuse_port: bool = False
 
 
-def open_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises :class:`ConfigurationError`."""
+def open_socket(host: str, port: int, what: str = "") -> socket.socket:
+    """A socket that listens. Raises :class:`ConfigurationError`; ``what`` says what for."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=host == "::")
     except (OSError, OverflowError) as e:
-        raise ConfigurationError(f"cannot listen on {host} port {port}: {getattr(e, 'strerror', None) or e}") from e
+        raise ConfigurationError(f"cannot listen on {host} port {port}{what}: {_why(e)}") from e
+
+
+def _why(e: Exception) -> str:
+    """socket.create_server adds the address to the system's text, which is told already."""
+    text = str(getattr(e, "strerror", None) or e)
+    return text.partition(" (while attempting to bind")[0]
 
 
 class Server:
@@ -137,7 +143,8 @@ class Server:
         credentials = server_credentials(at.certificates.read) if at.certificates else None
         try:
             server = GRPCServer(self.service, f"{host}:{at.grpc_port}", credentials, reuse_port=at.reuse_port)
-        except OSError as e:
+        except OSError as e:  # it does not say why, which the system may
+            open_socket(at.host, at.grpc_port, " for gRPC").close()
             raise ConfigurationError(f"cannot listen on {at.host} port {at.grpc_port} for gRPC: {e}") from e
         self.grpc_port = server.port
         return server

@@ -323,7 +323,7 @@ class Service:
             current_slot.reset(token)
         if task.done():
             slot.let_go()
-            return task.result()
+            return self._result(task, op, plugin)
         loop = asyncio.get_running_loop()
         # asyncio.wait would do the same, at a third of a poll's cost.
         over: asyncio.Future[None] = loop.create_future()
@@ -346,11 +346,18 @@ class Service:
         finally:
             if timer is not None:
                 timer.cancel()
-        if task.done() and not task.cancelled():
-            return task.result()
+        if task.done():
+            return self._result(task, op, plugin)
         task.cancel()
         task.add_done_callback(_forget)
         raise DeadlineExceeded(f"{op} did not end in time")
+
+    def _result(self, task: asyncio.Future[T], op: str, plugin: Bound) -> T:
+        """Nobody here cancelled it. If it is cancelled, the plugin did so, or waited for something that was."""
+        try:
+            return task.result()
+        except asyncio.CancelledError as e:
+            raise plugin.as_error(e, METHODS[op]) from e
 
     def _free(self) -> None:
         self._running -= 1

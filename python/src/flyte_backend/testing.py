@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ._conformance import ConformanceReport, ConformanceResult, conformance
@@ -43,6 +45,8 @@ def run(
     :meth:`BackendClient.submit` takes. ``outputs`` are the Python types that the task declares without one. A plugin that has
     only ``execute`` is run by it.
 
+    It may be called where a loop runs, as in a notebook or an async test, which it blocks.
+
     Raises what the plugin raises, :class:`JobFailed` for a job that ends without success, and TimeoutError.
     """
     if template is None:
@@ -58,7 +62,13 @@ def run(
             finally:
                 job.cancel()
                 job.cancel()
-    return asyncio.run(_directly(plugin, inputs or {}, template, custom, timeout, options))
+    work = _directly(plugin, inputs or {}, template, custom, timeout, options)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1, "flyte-backend-run") as pool:  # a loop runs already, as in a notebook
+        return pool.submit(contextvars.copy_context().run, asyncio.run, work).result()
 
 
 def _is_sync(plugin: BackendPluginBase) -> bool:
