@@ -153,6 +153,15 @@ def test_the_example_of_a_task_type(tmp_path: Path, plugin: str, code: int, says
     assert "_registry.py" not in done.stdout + done.stderr
 
 
+def test_what_a_plugin_fails_with_is_shown(tmp_path: Path) -> None:
+    """Nobody has set up logging, which would show the record of a call as "call", and nothing else of it."""
+    (tmp_path / "plugin.py").write_text(FLAKY.replace("return failed(", "raise ValueError('no bucket') # "))
+    done = subprocess.run(**pyflyte(tmp_path, "fails", FLYTE_BACKEND_PLUGINS="plugin"), capture_output=True, timeout=120)
+    lines = done.stderr.splitlines()
+    assert any(" ERROR the plugin failed in execute task_type=flaky plugin_version=v1" in line for line in lines), lines
+    assert "ValueError: no bucket" in lines and "call" not in lines
+
+
 def test_it_costs_nothing_when_nothing_is_said(tmp_path: Path) -> None:
     program = "import sys, flytekit; print([m for m in sys.modules if 'flyte_backend' in m])"
     done = subprocess.run(**command(tmp_path, "-c", program), capture_output=True, timeout=120, check=True)

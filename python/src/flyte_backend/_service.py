@@ -27,6 +27,7 @@ from ._errors import (
     Unimplemented,
     UserError,
 )
+from ._logging import CALL
 from ._metrics import NO_PLUGIN, Metrics
 from ._plugin import BackendPluginBase
 from ._registry import BackendPluginRegistry, PluginSet
@@ -300,14 +301,14 @@ class Service:
         took = time.monotonic() - begin
         self.metrics.ended(op, plugin.task_type, plugin.version, call.transport, "OK", took)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("call", extra=_about(op, plugin, "OK", took))
+            log.debug(CALL, extra=_about(op, plugin, "OK", took))
         return result
 
     def _tell(self, op: str, plugin: Bound, call: Call, e: BackendError, begin: float) -> None:
         took = time.monotonic() - begin
         self.metrics.ended(op, plugin.task_type, plugin.version, call.transport, e.code.camel, took)
         level = logging.INFO if isinstance(e, (UserError, NotFound, Cancelled)) else logging.WARNING
-        log.log(level, "call", extra={**_about(op, plugin, e.code.camel, took), "error": str(e)})
+        log.log(level, CALL, extra={**_about(op, plugin, e.code.camel, took), "error": str(e)})
 
     async def _within(self, op: str, plugin: Bound, limit: float | None, work: Callable[[], Awaitable[T]]) -> T:
         if self._running >= self.options.max_concurrent:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ._conformance import ConformanceReport, ConformanceResult, conformance
 from ._errors import PluginError
+from ._logging import show_failures
 from ._plugin import BackendPluginBase
 from ._server import Listening, Server
 from ._service import Service, ServiceOptions
@@ -49,6 +50,7 @@ def run(
 
     Raises what the plugin raises, :class:`JobFailed` for a job that ends without success, and TimeoutError.
     """
+    show_failures()
     if template is None:
         template = task_template(plugin.task_type, custom=custom, inputs=inputs, outputs=outputs)
     more: dict[str, Any] = {"custom": custom, "template": template, "version": plugin.version}
@@ -132,6 +134,7 @@ class RunningService:
 @contextlib.contextmanager
 def serve(*plugins: BackendPluginBase, options: ServiceOptions | None = None, grpc: bool = False) -> Iterator[RunningService]:
     """A real service of plugins on free ports of 127.0.0.1, in a thread, for as long as the block lasts."""
+    show_failures()
     options = options or ServiceOptions(readiness_delay=0, drain_timeout=2)
     server = Server(Service(_sequence(plugins), options), Listening(port=0, grpc_port=0 if grpc else None))
     ready = threading.Event()
@@ -161,5 +164,5 @@ def serve(*plugins: BackendPluginBase, options: ServiceOptions | None = None, gr
 
 def _sequence(plugins: Sequence[BackendPluginBase]) -> Sequence[BackendPluginBase]:
     if not plugins:
-        raise PluginError("there is no plugin to serve")
+        raise PluginError("there is no plugin to serve: give one, or a list of them")
     return plugins
