@@ -172,6 +172,16 @@ def test_a_personal_token_is_read_where_flytekit_has_it(
     assert poll(plugin, named, secrets).state == JobState.RUNNING
 
 
+def test_it_says_at_the_start_that_there_is_no_token(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve_plugin(Databricks()):
+        assert "will run" not in caplog.text
+    monkeypatch.delenv("_FSEC_FLYTE_DATABRICKS_ACCESS_TOKEN")
+    with serve_plugin(Databricks()):
+        assert [text for text in caplog.messages if text.startswith("only tasks that name a secret will run: there is no D")]
+
+
 def test_a_service_principal_gets_one_token_for_many_calls(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("_FSEC_FLYTE_DATABRICKS_ACCESS_TOKEN")
     monkeypatch.setenv("FLYTE_DATABRICKS_AUTH_TYPE", "oauth_m2m")

@@ -110,6 +110,13 @@ RIGHT = "a module is named as in an import"
             "two plugins serve task type 'square' in version v1 and the same task type version: tests.plugins.jobs.Jobs and mine.Mine",
         ),
         (
+            "one registered twice",
+            ["--insecure", "--plugins", "mine"],
+            "from flyte_backend import *\nfrom tests.plugins.jobs import Jobs\nclass Mine(Jobs): pass\n"
+            "BackendPluginRegistry.register(Mine())\nBackendPluginRegistry.register(Mine())",
+            "mine.Mine is registered twice for task type 'square' in version v1: register it once, or give one of them another",
+        ),
+        (
             "configure raises",
             ["--insecure", "--plugins", "mine:Mine"],
             "from tests.plugins.jobs import Jobs\nclass Mine(Jobs):\n def configure(self): raise OSError('no warehouse')",

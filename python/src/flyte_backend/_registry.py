@@ -24,6 +24,11 @@ OWN = ("bigquery", "databricks", "snowflake")
 def check_overlaps(plugin: Bound, others: Iterable[Bound]) -> None:
     for other in others:
         if plugin.overlaps(other):
+            if plugin.where == other.where:
+                raise PluginError(
+                    f"{plugin.where} is registered twice for task type {plugin.task_type!r} in version {plugin.version}: "
+                    "register it once, or give one of them another version"
+                )
             raise PluginError(
                 f"two plugins serve task type {plugin.task_type!r} in version {plugin.version} and the same task type version: "
                 f"{other.where} and {plugin.where}; give one of them another version"

@@ -60,6 +60,10 @@ class Workspace:
     async def close(self) -> None:
         await self._http.aclose()
 
+    def check(self, secrets: Secrets) -> None:
+        """Raises :class:`SecretError` when the service has nothing to log in with. It asks nobody."""
+        self._tokens.form(Login(), secrets)
+
     async def get(self, call: str, login: Login, secrets: Secrets, **query: Any) -> dict[str, Any]:
         """Ask, such as ``get("list", login, secrets, limit=3)``. Raises a :class:`BackendError` that fits a poll."""
         params = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in query.items()}

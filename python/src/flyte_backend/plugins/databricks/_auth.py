@@ -45,10 +45,9 @@ class Tokens:
 
         Raises :class:`SecretError` when a secret is not there, and :class:`Unauthenticated` when it is not accepted.
         """
-        kind = login.auth or self._settings.auth
-        if kind == PAT:
-            return self._personal(login, secrets)
-        form = self._machine(login, secrets) if kind == OAUTH_M2M else self._federated(login)
+        form = self.form(login, secrets)
+        if isinstance(form, str):
+            return form
         # A digest, since the key should not hold the secret for longer than the call.
         key = hashlib.sha256(repr(sorted(form.items())).encode()).hexdigest()
         if key not in self._kept and len(self._kept) >= _TOKENS_KEPT:
@@ -59,6 +58,16 @@ class Tokens:
                 kept.token, life = await self._fetch(form)
                 kept.until = time.monotonic() + max(life - _SPARE, life / 2)
             return kept.token
+
+    def form(self, login: Login, secrets: Secrets) -> str | dict[str, str]:
+        """A token that is a secret itself, or the form that a token is asked for with. It asks nobody.
+
+        Raises :class:`SecretError` when a secret is not there.
+        """
+        kind = login.auth or self._settings.auth
+        if kind == PAT:
+            return self._personal(login, secrets)
+        return self._machine(login, secrets) if kind == OAUTH_M2M else self._federated(login)
 
     def drop(self, token: str) -> bool:
         """Forget a token that was not accepted. Says whether another one can be had."""
