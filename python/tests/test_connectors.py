@@ -546,6 +546,10 @@ MODULES = {"broken": "1 / 0", "needy": "import sqlalchemy_of_mars", "idle": "", 
 @pytest.mark.parametrize(
     ("module", "says"),
     [
+        (
+            "flytekitplugins.nowhere",
+            "there is no module 'flytekitplugins.nowhere' on the path; pip install flytekitplugins-nowhere",
+        ),
         ("nowhere", "there is no module 'nowhere' on the path (the working directory, {cwd}, is on it)"),
         (
             "broken",

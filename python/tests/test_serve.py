@@ -256,7 +256,7 @@ def test_a_second_signal_ends_at_once(start: Start) -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_an_interrupt_does_not_wait_for_load_balancers(start: Start, workers: str) -> None:
     process = start(*PLUGINS, "--insecure", "--readiness-delay", "60", "--workers", workers, wait=False)
-    for _ in range(1 if workers == "1" else 3):  # each worker says so, and the one that watches over them
+    for _ in range(int(workers)):
         process.wait_for("serving")
     process.signal(signal.SIGINT)
     process.wait_for("drained")
@@ -359,7 +359,7 @@ def test_certificates_are_read_again(start: Start, authority: Authority) -> None
 def test_workers(start: Start) -> None:
     """Several processes share the port; one that dies is replaced; all end together."""
     process = start(*PLUGINS, "--insecure", "--workers", "2", "--readiness-delay", "0", wait=False)
-    process.about = {**process.wait_for("serving"), "tls": False}
+    process.about = {**process.wait_for("starting workers"), "tls": False}
     eventually(lambda: httpx.get(process.url + "/readyz").status_code == 200)
     eventually(lambda: len(children(process.popen.pid)) == 2)
     first = children(process.popen.pid)

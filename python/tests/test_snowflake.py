@@ -487,7 +487,14 @@ def test_it_says_at_the_start_that_there_are_no_credentials(
 def test_without_credentials(service: RunningService, server: SnowflakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     job = submit(service, template("select 1", output=True))
     small = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    for value, message in ((None, "no credentials"), ("nonsense-key", "no private key in PEM"), (small, "no RSA key")):
+    for value, message in (
+        (
+            None,
+            "no credentials .* _FSEC_SNOWFLAKE_PRIVATE_KEY in the environment, or the file /etc/secrets/snowflake/private_key",
+        ),
+        ("nonsense-key", "no private key in PEM"),
+        (small, "no RSA key"),
+    ):
         if value is None:
             monkeypatch.delenv("_FSEC_SNOWFLAKE_PRIVATE_KEY")
         else:

@@ -58,6 +58,10 @@ def _meant(module: str) -> str:
     named = module.removesuffix(".py").strip("./").replace("/", ".")
     if named != module and named:
         return f"; a module is named as in an import, such as {named}"
+    if module == "flytekitplugins" or module.startswith("flytekitplugins."):
+        return (
+            f"; pip install {'-'.join(module.split('.')[:2]) if '.' in module else 'flytekitplugins-bigquery, or another one'}"
+        )
     if module in OWN:
         return f"; the plugin that comes with this package is {__package__}.plugins.{module}"
     return f" (the working directory, {os.getcwd()}, is on it)"

@@ -37,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="flyte-backend-serve",
         description="Serves backend plugins to FlytePropeller, over REST and, if asked to, gRPC.",
-        epilog="Exit codes: 0 it was told to end and did, 1 calls were cut off at the end, 2 it could not start.",
+        epilog="Exit codes: 0 it was told to end and did, 1 calls were cut off at the end, 2 it could not start, "
+        "130 it was interrupted before it served.",
     )
     defaults = ServiceOptions()
     what = parser.add_argument_group("what is served")
@@ -219,7 +220,7 @@ def _watch_over(given: Sequence[str], args: argparse.Namespace, listener: socket
 
     began = time.monotonic()
     workers = [start() for _ in range(args.workers)]
-    log.info("serving", extra={"host": args.host, "port": listener.getsockname()[1], "workers": args.workers})
+    log.info("starting workers", extra={"host": args.host, "port": listener.getsockname()[1], "workers": args.workers})
     told = 0
     code = OK
     while True:

@@ -67,7 +67,11 @@ class Credentials:
                     raise SecretError(f"secret {name} of group {GROUP} is no token: one is visible ASCII characters")
                 return _bearer(token, kind)
         names = ", ".join((PRIVATE_KEY, *TOKENS))
-        raise SecretError(f"the service has no credentials for Snowflake: none of the secrets {names} of group {GROUP}")
+        raise SecretError(
+            f"the service has no credentials for Snowflake: none of the secrets {names} of group {GROUP}, the first of "
+            f"which is {secrets.env_prefix}{GROUP.upper()}_{PRIVATE_KEY.upper()} in the environment, or the file "
+            f"{secrets.folder / GROUP / PRIVATE_KEY}"
+        )
 
     def forget(self, account: str, user: str) -> bool:
         """Drop the token that is kept, because it was refused. True if there was one, so that a new one may help."""
