@@ -190,7 +190,7 @@ def test_run(over_http: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         run(Jobs(), {"fail": "because"}, over_http=over_http)
     with pytest.raises(UserError, match="x is no integer"):
         run(Jobs(), {"x": "a"}, over_http=over_http)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match="the job did not end in time; at last: RUNNING"):
         run(Jobs(), {"seconds": 60.0}, timeout=0.1, over_http=over_http)
     assert any("deleted" in file.read_text() for file in tmp_path.iterdir()), "it was deleted all the same"
 

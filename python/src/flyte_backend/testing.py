@@ -110,7 +110,7 @@ async def _directly(
                 view._see((await service.poll(job))[0])
                 if view.state.is_final:
                     return view._ended()
-                await asyncio.sleep(pauses.after(view.poll_after))
+                await asyncio.sleep(pauses.after(view.poll_after, f"{view.state.value} {view.message}".strip()))
         finally:
             await service.delete(job)
             await service.delete(job)
