@@ -138,7 +138,9 @@ class Server:
         try:
             from ._grpc import GRPCServer, server_credentials
         except ImportError as e:
-            raise ConfigurationError(f"serving gRPC needs {e.name}: pip install 'flyte-backend[grpc]'") from e
+            raise ConfigurationError(
+                f"serving gRPC needs {e.name or 'grpcio and flyteidl'}: pip install 'flyte-backend[grpc]'"
+            ) from e
         host = f"[{at.host}]" if ":" in at.host else at.host
         credentials = server_credentials(at.certificates.read) if at.certificates else None
         try:
