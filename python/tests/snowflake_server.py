@@ -121,7 +121,7 @@ class SnowflakeServer:
     def environment(self) -> dict[str, str]:
         """What the plugin needs to come here."""
         return {
-            "FLYTE_BACKEND_SNOWFLAKE_HOST": self.host,
+            "FLYTE_SNOWFLAKE_HOST": self.host,
             "SSL_CERT_FILE": str(self.authority.ca),
             "_FSEC_SNOWFLAKE_PRIVATE_KEY": self.pem(),
         }

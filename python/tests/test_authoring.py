@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,9 +25,11 @@ from flyte_backend import (
     NotFound,
     PluginError,
     Retry,
+    SecretError,
     Secrets,
     ServiceOptions,
     SyncPlugin,
+    SystemError_,
     TaskInfo,
     UserError,
     failed,
@@ -317,6 +320,60 @@ def test_which_version_is_taken() -> None:
     assert sorted(["v10", "v9", "1.10", "1.9", "a"], key=natural) == ["1.9", "1.10", "a", "v9", "v10"]
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_a_job_outlives_a_secret_that_is_away(many: bool, tmp_path: Path) -> None:
+    """A user's error about a job would end it; the secret may be back a moment later."""
+
+    class Reads(BackendPluginBase):
+        task_type = "t"
+
+        def create(self, secrets: Secrets) -> str:
+            return secrets.get("db", "password")
+
+        def poll(self, job_id: str, secrets: Secrets) -> JobStatus:
+            return succeeded({"o0": secrets.get("db", "password")})
+
+        def delete(self, job_id: str, secrets: Secrets) -> None:
+            secrets.get("db", "password")
+
+    class Many(Reads):
+        def poll_many(self, jobs: list[JobRef], secrets: Secrets) -> list[Any]:
+            try:
+                return [self.poll(job.job_id, secrets) for job in jobs]
+            except SecretError as e:
+                return [e] * len(jobs)
+
+    plugin = Many() if many else Reads()
+    file = tmp_path / "db/password"
+    file.parent.mkdir()
+    file.write_text("x")
+    with serve(plugin, options=ServiceOptions(readiness_delay=0, secrets=Secrets(folder=tmp_path))) as service:
+        job = service.client.submit("t")
+        file.unlink()
+        with pytest.raises(FailedPrecondition, match="secret password of group db"):
+            service.client.submit("t")
+        body = service.client._call("POST", "/plugins/v1/t/v1/poll", json={"jobs": [{"job_id": job.job_id}]})
+        assert body["results"][0]["error"]["error_code"] == "INTERNAL"
+        calls: list[Callable[[], Any]] = [job.poll, job.cancel]
+        for call in calls:
+            with pytest.raises(SystemError_, match="secret password of group db") as raised:
+                call()
+            assert raised.value.code is Code.INTERNAL
+        file.write_text("back")
+        assert job.result(10) == {"o0": "back"}
+
+
+def test_a_class_whose_module_registers_it_is_served_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "both_ways.py").write_text(
+        "from flyte_backend import BackendPluginRegistry\nfrom tests.plugins.jobs import Jobs\n"
+        "class Mine(Jobs): pass\nBackendPluginRegistry.register(Mine())"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with BackendPluginRegistry.isolated():
+        BackendPluginRegistry.load("both_ways:Mine")
+        assert len(BackendPluginRegistry.plugins()) == 1
+
+
 def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = Secrets(folder=tmp_path)
     with pytest.raises(
@@ -326,6 +383,14 @@ def test_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "db").mkdir()
     (tmp_path / "db/key").write_text(" file\n")
     assert secrets.get("Db", "Key") == "file"
+    (tmp_path / "db/key").write_bytes(b"hunter2\xff")
+    with pytest.raises(SecretError, match=f"the file {tmp_path}/db/key is no text in UTF-8") as raised:
+        secrets.get("Db", "Key")
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value, chain=True))
+    (tmp_path / "db/key").unlink()
+    (tmp_path / "db/key").mkdir()
+    with pytest.raises(SecretError, match=f"the file {tmp_path}/db/key cannot be read: Is a directory"):
+        secrets.get("Db", "Key")
     monkeypatch.setenv("_FSEC_DB_KEY", "environment ")
     assert secrets.get("Db", "Key") == "environment"
     for group, key in (("", "k"), ("g", "../x"), ("..", "k"), ("g", "a=b"), ("g", "a\0b")):

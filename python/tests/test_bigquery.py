@@ -328,7 +328,10 @@ def test_errors_of_calls(op: str, front: Front, plugin: BigQuery) -> None:
         front.fail(op, *[fault] * tries)
         with pytest.raises(BackendError) as e:
             calls[op]()
-        assert type(e.value) is kind, f"{fault}: {e.value!r}"
+        if op != "insert" and issubclass(kind, UserError):  # a job that runs outlives a right that is missing for a while
+            assert type(e.value) is SystemError_, f"{fault}: {e.value!r}"
+        else:
+            assert type(e.value) is kind, f"{fault}: {e.value!r}"
         assert e.value.after == after
         assert front.calls[op] == tries, "propeller repeats it, and nobody else"
 
@@ -714,10 +717,7 @@ def test_served_by_its_name(front: Front, start: Start, keys: Any) -> None:
 def test_without_googles_client() -> None:
     code = "import sys; sys.modules['google.cloud'] = None; import flyte_backend.plugins.bigquery"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (
-        "PluginError: flyte_backend.plugins.bigquery needs Google's client; pip install 'flyte-backend[bigquery]'"
-        in done.stderr
-    )
+    assert "PluginError: the BigQuery plugin needs google.cloud: pip install 'flyte-backend[bigquery]'" in done.stderr
 
 
 def test_the_server_is_a_script() -> None:

@@ -190,9 +190,19 @@ def test_run(over_http: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         run(Jobs(), {"fail": "because"}, over_http=over_http)
     with pytest.raises(UserError, match="x is no integer"):
         run(Jobs(), {"x": "a"}, over_http=over_http)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match="the job did not end in time; at last: RUNNING"):
         run(Jobs(), {"seconds": 60.0}, timeout=0.1, over_http=over_http)
     assert any("deleted" in file.read_text() for file in tmp_path.iterdir()), "it was deleted all the same"
+
+
+@pytest.mark.parametrize("over_http", [False, True])
+def test_run_in_a_notebook(over_http: bool) -> None:
+    """Where a loop runs already."""
+
+    async def cell() -> dict[str, Any]:
+        return run(Jobs(), {"x": 5}, over_http=over_http)
+
+    assert asyncio.run(cell()) == {"o0": 25}
 
 
 def test_serve_tells_what_is_wrong() -> None:

@@ -118,6 +118,7 @@ def test_service_that_runs(jobs: dict[str, Any], flyte_backend_serve: Any) -> No
         ((PLUGIN,), {"endpoint": "http://127.0.0.1:1"}, "either the modules of plugins or the endpoint"),
         ((PLUGIN,), {"protocol": "soap"}, "'soap': takes 'rest' or 'grpc'"),
         ((PLUGIN,), {"program": "no-such-program"}, "there is no no-such-program: build it"),
+        ((PLUGIN,), {"program": "true"}, "true gave no report: is it the program flyte-backend"),
         ((PLUGIN,), {"inputs": {"x": 1}, "task_type": None}, "needs a template, or a task_type"),
         ((PLUGIN,), {"inputs": {"x": b"1"}}, "an input of type bytes cannot be given"),
         ((PLUGIN,), {"run": "no-such-case"}, "no case was tried"),

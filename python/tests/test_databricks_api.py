@@ -24,6 +24,7 @@ from flyte_backend import (
     JobStatus,
     Overloaded,
     Retry,
+    SecretError,
     Secrets,
     TaskInfo,
     Unauthenticated,
@@ -153,9 +154,8 @@ def test_a_personal_token_is_read_where_flytekit_has_it(
     monkeypatch.delenv("_FSEC_FLYTE_DATABRICKS_ACCESS_TOKEN")
     plugin, secrets = Databricks(), Secrets(folder=tmp_path)
     run = Run(server.instance, server.add("RUNNING").run_id)
-    with pytest.raises(BackendError, match="no Databricks token") as raised:
+    with pytest.raises(SecretError, match="no Databricks token"):  # which ends no run
         poll(plugin, run, secrets)
-    assert raised.value.code == Code.INTERNAL  # the run goes on
     (tmp_path / "flyte_databricks_access_token").write_text(TOKEN + "\n")
     assert poll(plugin, run, secrets).state == JobState.RUNNING
     (tmp_path / "databricks-token").mkdir()
@@ -170,6 +170,16 @@ def test_a_personal_token_is_read_where_flytekit_has_it(
         poll(plugin, named, secrets)
     monkeypatch.setenv("_FSEC_DATABRICKS-TEAM_TOKEN", TOKEN)
     assert poll(plugin, named, secrets).state == JobState.RUNNING
+
+
+def test_it_says_at_the_start_that_there_is_no_token(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve_plugin(Databricks()):
+        assert "will run" not in caplog.text
+    monkeypatch.delenv("_FSEC_FLYTE_DATABRICKS_ACCESS_TOKEN")
+    with serve_plugin(Databricks()):
+        assert [text for text in caplog.messages if text.startswith("only tasks that name a secret will run: there is no D")]
 
 
 def test_a_service_principal_gets_one_token_for_many_calls(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,8 +41,10 @@ def test_the_tree_is_in_one_place_and_exported() -> None:
 
     kinds = [kind for kind in vars(_errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert {kind.__name__ for kind in kinds} - {"Enum"} <= set(flyte_backend.__all__)
-    codes = [kind.code for kind in kinds if issubclass(kind, BackendError) and kind is not BackendError]
+    told = [kind for kind in kinds if issubclass(kind, BackendError) and kind is not BackendError]
+    codes = [kind.code for kind in told if "code" in vars(kind)]
     assert sorted(codes) == sorted(Code), "each code has one exception"
+    assert [kind.__name__ for kind in told if "code" not in vars(kind)] == ["SecretError"], "the others are made of a code"
 
 
 @pytest.mark.parametrize(

@@ -388,7 +388,7 @@ def test_without_the_extra(start: Start, tmp_path: Any) -> None:
         "--grpc-port",
         "0",
         wait=False,
-        flyteidl="raise ImportError('no flyteidl')",
+        flyteidl="raise ImportError(name='flyteidl')",
     )
     assert process.wait() == 2
-    eventually(lambda: "serving gRPC needs the extra: pip install 'flyte-backend[grpc]'" in "".join(process.lines))
+    eventually(lambda: "serving gRPC needs flyteidl: pip install 'flyte-backend[grpc]'" in "".join(process.lines))

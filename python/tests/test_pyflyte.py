@@ -131,6 +131,39 @@ def test_an_end_in_the_middle_deletes_the_job(start: Start, tmp_path: Path, work
     assert "square: the job was deleted\n" in shown
 
 
+@pytest.mark.parametrize(
+    ("plugin", "code", "says"),
+    [
+        ("square", 0, "9"),
+        (
+            "square.py",
+            1,
+            "PluginError: there is no module 'square.py' on the path; a module is named as in an import, such as square",
+        ),
+    ],
+)
+def test_the_example_of_a_task_type(tmp_path: Path, plugin: str, code: int, says: str) -> None:
+    """When the plugin's name is wrong, pyflyte shows no pages of this package's code."""
+    example = PYTHON.parent / "examples/python"
+    (tmp_path / "square_flow.py").write_text((example / "square_flow.py").read_text())
+    start = "from flytekit.clis.sdk_in_container.pyflyte import main; main()"
+    args = ("-c", start, "run", "square_flow.py", "area", "--side", "3")
+    process = command(tmp_path, *args, PYTHONPATH=str(example), FLYTE_BACKEND_PLUGINS=plugin)
+    done = subprocess.run(**process, capture_output=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert says in done.stdout.splitlines(), done.stdout
+    assert "_registry.py" not in done.stdout + done.stderr
+
+
+def test_what_a_plugin_fails_with_is_shown(tmp_path: Path) -> None:
+    """Nobody has set up logging, which would show the record of a call as "call", and nothing else of it."""
+    (tmp_path / "plugin.py").write_text(FLAKY.replace("return failed(", "raise ValueError('no bucket') # "))
+    done = subprocess.run(**pyflyte(tmp_path, "fails", FLYTE_BACKEND_PLUGINS="plugin"), capture_output=True, timeout=120)
+    lines = done.stderr.splitlines()
+    assert any(" ERROR the plugin failed in execute task_type=flaky plugin_version=v1" in line for line in lines), lines
+    assert "ValueError: no bucket" in lines and "call" not in lines
+
+
 def test_it_costs_nothing_when_nothing_is_said(tmp_path: Path) -> None:
     program = "import sys, flytekit; print([m for m in sys.modules if 'flyte_backend' in m])"
     done = subprocess.run(**command(tmp_path, "-c", program), capture_output=True, timeout=120, check=True)

@@ -430,6 +430,22 @@ def test_what_plugins_did_not_foresee_goes_to_the_log(caplog: pytest.LogCaptureF
     assert "ValueError: hunter2" in caplog.text
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_plugin_that_is_cancelled_by_itself(late: bool) -> None:
+    """Such as by waiting for a task that was: nobody hung up, and the time is not over."""
+
+    class Plugin(Anything):
+        async def create(self, task: TaskInfo) -> str:
+            if late:
+                await asyncio.sleep(0.05)
+            raise asyncio.CancelledError
+
+    with serve(Plugin()) as service, httpx.Client(base_url=service.url) as http:
+        answer = http.put(CREATE, json=JOB)
+        assert (answer.status_code, answer.json()["error_code"]) == (500, "UNKNOWN")
+        assert "the plugin failed in create with CancelledError" in answer.json()["message"]
+
+
 class Slow(Anything):
     """Hangs for as long as it is told, in a thread or in the loop."""
 

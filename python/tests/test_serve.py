@@ -21,6 +21,7 @@ from .conftest import Authority, Start, eventually
 PLUGINS = ("--plugins", "tests.plugins.jobs:Jobs")
 JOB: dict[str, object] = {"template": {}}
 PATH = "/plugins/v1/square/v1"
+RIGHT = "a module is named as in an import"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,36 @@ PATH = "/plugins/v1/square/v1"
             "",
             "the TLS file x.crt cannot be read: No such file",
         ),
-        ("no such module", ["--insecure", "--plugins", "nosuch.thing"], "", "there is no module 'nosuch' on the path"),
+        (
+            "no such module",
+            ["--insecure", "--plugins", "nosuch.thing"],
+            "",
+            "there is no module 'nosuch' on the path (the working directory",
+        ),
+        *(
+            (
+                "a file",
+                ["--insecure", "--plugins", name],
+                "",
+                f"there is no module {name!r} on the path; {RIGHT}, such as {right}",
+            )
+            for name, right in (("my/mine.py", "my.mine"), ("./mine.py", "mine"), ("./mine", "mine"), ("/my/mine", "my.mine"))
+        ),
+        (
+            "its name in the package",
+            ["--insecure", "--plugins", "bigquery"],
+            "",
+            "there is no module 'bigquery' on the path; the plugin that comes with this package is "
+            "flyte_backend.plugins.bigquery",
+        ),
+        ("no name", ["--insecure", "--plugins", ":x"], "", "':x' names no module; a plugin is named MODULE or MODULE:NAME"),
+        (
+            "an error of ours in configure",
+            ["--insecure", "--plugins", "mine:Mine"],
+            "from tests.plugins.jobs import Jobs\nfrom flyte_backend import ConfigurationError\n"
+            "class Mine(Jobs):\n def configure(self): raise ConfigurationError('no place')",
+            "mine.Mine cannot be configured: no place",
+        ),
         (
             "it lacks something",
             ["--insecure", "--plugins", "mine"],
@@ -51,7 +81,7 @@ PATH = "/plugins/v1/square/v1"
             "it raises",
             ["--insecure", "--plugins", "mine"],
             "raise ValueError('bad\\nnews')",
-            "plugin module 'mine' cannot be imported: ValueError: bad news",
+            "plugin module 'mine' cannot be imported: ValueError: bad news (",
         ),
         (
             "it exits",
@@ -60,7 +90,13 @@ PATH = "/plugins/v1/square/v1"
             "plugin module 'mine' cannot be imported: SystemExit: 0",
         ),
         ("it registers nothing", ["--insecure", "--plugins", "mine"], "x = 1", "module 'mine' registered no plugin"),
-        ("no such attribute", ["--insecure", "--plugins", "mine:nope"], "x = 1", "module 'mine' has no attribute 'nope'"),
+        ("no such attribute", ["--insecure", "--plugins", "mine:nope"], "x = 1", "plugin module 'mine' has no 'nope'"),
+        (
+            "almost a plugin's name",
+            ["--insecure", "--plugins", "mine:Jbos"],
+            "from tests.plugins.jobs import Jobs\nclass Mine(Jobs): pass\nmine = Mine()",
+            "plugin module 'mine' has no 'Jbos'; its plugins are Mine, mine",
+        ),
         (
             "an attribute that is no plugin",
             ["--insecure", "--plugins", "mine:x"],
@@ -74,12 +110,19 @@ PATH = "/plugins/v1/square/v1"
             "two plugins serve task type 'square' in version v1 and the same task type version: tests.plugins.jobs.Jobs and mine.Mine",
         ),
         (
+            "one registered twice",
+            ["--insecure", "--plugins", "mine"],
+            "from flyte_backend import *\nfrom tests.plugins.jobs import Jobs\nclass Mine(Jobs): pass\n"
+            "BackendPluginRegistry.register(Mine())\nBackendPluginRegistry.register(Mine())",
+            "mine.Mine is registered twice for task type 'square' in version v1: register it once, or give one of them another",
+        ),
+        (
             "configure raises",
             ["--insecure", "--plugins", "mine:Mine"],
             "from tests.plugins.jobs import Jobs\nclass Mine(Jobs):\n def configure(self): raise OSError('no warehouse')",
             "mine.Mine cannot be configured: OSError: no warehouse",
         ),
-        ("no plugin is installed", ["--insecure"], "", "there is no plugin to serve"),
+        ("no plugin is installed", ["--insecure"], "", "there is no plugin to serve: name a module that registers one"),
         (
             "no calls at once",
             ["--insecure", *PLUGINS, "--max-concurrent", "0"],
@@ -116,14 +159,19 @@ def test_a_port_that_is_taken(start: Start) -> None:
     first = start(*PLUGINS, "--insecure")
     second = start(*PLUGINS, "--insecure", "--port", str(first.about["port"]), wait=False)
     assert second.wait() == 2
-    eventually(lambda: "Address already in use" in "".join(second.lines))
+    told = f"flyte-backend-serve: cannot listen on 127.0.0.1 port {first.about['port']}: Address already in use\n"
+    eventually(lambda: told in second.lines)
 
 
 def test_a_port_for_grpc_that_is_taken(start: Start) -> None:
     first = start(*PLUGINS, "--insecure")
     second = start(*PLUGINS, "--insecure", "--grpc-port", str(first.about["port"]), wait=False)
     assert second.wait() == 2
-    eventually(lambda: f"cannot listen on 127.0.0.1 port {first.about['port']} for gRPC" in "".join(second.lines))
+    eventually(
+        lambda: (
+            f"cannot listen on 127.0.0.1 port {first.about['port']} for gRPC: Address already in use\n" in "".join(second.lines)
+        )
+    )
 
 
 def test_version_and_help() -> None:
@@ -199,10 +247,29 @@ def test_calls_that_never_end_are_cut_off(start: Start, call: str) -> None:
 
 def test_a_second_signal_ends_at_once(start: Start) -> None:
     process = start(*PLUGINS, "--insecure", "--readiness-delay", "30")
-    process.signal(signal.SIGINT)
+    process.signal()
     process.wait_for("draining")
     process.signal(signal.SIGINT)
     assert process.wait(8) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_interrupt_does_not_wait_for_load_balancers(start: Start, workers: str) -> None:
+    process = start(*PLUGINS, "--insecure", "--readiness-delay", "60", "--workers", workers, wait=False)
+    for _ in range(int(workers)):
+        process.wait_for("serving")
+    process.signal(signal.SIGINT)
+    process.wait_for("drained")
+    assert process.wait(20) == 0
+
+
+def test_an_interrupt_before_it_serves_shows_no_traceback(start: Start, tmp_path: Path) -> None:
+    slow = "import pathlib, time\npathlib.Path('here').touch()\ntime.sleep(60)"
+    process = start("--insecure", "--plugins", "slow", wait=False, slow=slow)
+    eventually((tmp_path / "here").exists)
+    process.signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert not process.lines
 
 
 def test_logs(start: Start) -> None:
@@ -292,7 +359,7 @@ def test_certificates_are_read_again(start: Start, authority: Authority) -> None
 def test_workers(start: Start) -> None:
     """Several processes share the port; one that dies is replaced; all end together."""
     process = start(*PLUGINS, "--insecure", "--workers", "2", "--readiness-delay", "0", wait=False)
-    process.about = {**process.wait_for("serving"), "tls": False}
+    process.about = {**process.wait_for("starting workers"), "tls": False}
     eventually(lambda: httpx.get(process.url + "/readyz").status_code == 200)
     eventually(lambda: len(children(process.popen.pid)) == 2)
     first = children(process.popen.pid)

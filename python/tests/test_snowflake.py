@@ -474,10 +474,27 @@ def test_an_authority_that_is_not_trusted_is_named(server: SnowflakeServer, monk
     assert not server.calls
 
 
+def test_it_says_at_the_start_that_there_are_no_credentials(
+    server: SnowflakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(SnowflakePlugin()):
+        assert "will run" not in caplog.text
+    monkeypatch.delenv("_FSEC_SNOWFLAKE_PRIVATE_KEY")
+    with serve(SnowflakePlugin()):
+        assert [text for text in caplog.messages if text.startswith("no task will run: the service has no credentials")]
+
+
 def test_without_credentials(service: RunningService, server: SnowflakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     job = submit(service, template("select 1", output=True))
     small = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    for value, message in ((None, "no credentials"), ("nonsense-key", "no private key in PEM"), (small, "no RSA key")):
+    for value, message in (
+        (
+            None,
+            "no credentials .* _FSEC_SNOWFLAKE_PRIVATE_KEY in the environment, or the file /etc/secrets/snowflake/private_key",
+        ),
+        ("nonsense-key", "no private key in PEM"),
+        (small, "no RSA key"),
+    ):
         if value is None:
             monkeypatch.delenv("_FSEC_SNOWFLAKE_PRIVATE_KEY")
         else:
@@ -628,7 +645,7 @@ def test_the_server_as_a_program(how: str) -> None:
         assert process.stdout is not None and process.stdin is not None
         about = json.loads(process.stdout.readline())
         assert os.path.exists(about["ca"]) and about["url"].startswith("https://127.0.0.1:")
-        assert about["env"].keys() == {"FLYTE_BACKEND_SNOWFLAKE_HOST", "SSL_CERT_FILE", "_FSEC_SNOWFLAKE_PRIVATE_KEY"}
+        assert about["env"].keys() == {"FLYTE_SNOWFLAKE_HOST", "SSL_CERT_FILE", "_FSEC_SNOWFLAKE_PRIVATE_KEY"}
         if how == "input":
             process.stdin.close()
         else:

@@ -207,11 +207,11 @@ def test_what_is_no_account_names_no_host(account: str) -> None:
 
 def test_the_operator_chooses_host_and_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Accounts("{account}.proxy.example:8443").url("O-A_B") == "https://o-a-b.proxy.example:8443"
-    monkeypatch.setenv("FLYTE_BACKEND_SNOWFLAKE_HOST", "one.example")
-    monkeypatch.setenv("FLYTE_BACKEND_SNOWFLAKE_ACCOUNTS", "o-a, xy12345")
+    monkeypatch.setenv("FLYTE_SNOWFLAKE_HOST", "one.example")
+    monkeypatch.setenv("FLYTE_SNOWFLAKE_ACCOUNTS", "o-a, xy12345")
     assert Accounts().url("O-A") == "https://one.example"
     with pytest.raises(PermissionDenied, match="does not serve account o-b"):
         Accounts().url("o-b")
     for host in ("https://x.example", "x.example/path", "u@x.example", "{user}.example", "x.example:"):
-        with pytest.raises(ConfigurationError, match="FLYTE_BACKEND_SNOWFLAKE_HOST"):
+        with pytest.raises(ConfigurationError, match="FLYTE_SNOWFLAKE_HOST"):
             Accounts(host)

@@ -23,7 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from ._errors import BackendError, NotFound, PluginError, SystemError_, UnknownError, UserError, seconds
+from ._errors import BackendError, NotFound, PluginError, SecretError, SystemError_, UnknownError, UserError, seconds
 from ._plugin import (
     BackendPluginBase,
     JobRef,
@@ -73,6 +73,9 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "probe": _ALWAYS,
     "close": (),
 }
+
+# Methods about jobs that there are already.
+_OF_JOBS = ("poll", "poll_many", "delete", "watch", "logs", "metrics")
 
 
 @dataclass
@@ -502,6 +505,8 @@ class Bound:
 
     def as_error(self, e: BaseException, method: str) -> BackendError:
         """What the caller is told. What a plugin did not foresee may hold anything, so it goes to the log and no further."""
+        if isinstance(e, SecretError) and method in _OF_JOBS:  # nothing is wrong with the job
+            return SystemError_(e.message, reason=e.reason, after=e.after)
         if isinstance(e, BackendError):
             return e
         self.log.error("the plugin failed in %s", method, exc_info=(type(e), e, e.__traceback__))

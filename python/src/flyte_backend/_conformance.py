@@ -283,7 +283,11 @@ def _run(command: list[str], restart: _Restart | None, timeout: float) -> dict[s
             file.seek(0)
         if process.returncode not in (CONFORMS, DOES_NOT):
             raise ConfigurationError(log.read().strip() or f"{command[0]} ended with {process.returncode}")
-        report: dict[str, Any] = json.loads(out.read())
+        try:
+            report: dict[str, Any] = json.loads(out.read())
+            report["results"]
+        except (ValueError, KeyError, TypeError):
+            raise ConfigurationError(f"{command[0]} gave no report: is it the program flyte-backend?") from None
         return report
 
 

@@ -138,6 +138,14 @@ class FailedPrecondition(UserError):
     code = Code.FAILED_PRECONDITION
 
 
+class SecretError(FailedPrecondition):
+    """A secret is not there, or is not what it should be.
+
+    It fails a task that is being created. Raised about a job, as in poll and delete, it becomes a :class:`SystemError_`, after
+    which the call is made again: a job outlives a secret that is away while it is replaced.
+    """
+
+
 class OutOfRange(UserError):
     """A value of the task is out of range."""
 

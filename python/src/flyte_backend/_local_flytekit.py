@@ -23,7 +23,7 @@ from flytekit.exceptions.user import FlyteUserRuntimeException
 from flytekit.loggers import logger
 from flytekit.models.literals import LiteralMap
 
-from ._errors import JobFailed
+from ._errors import FlyteBackendError, JobFailed
 from ._local_job import AttemptFailed, Ended, TaskCall, delete_jobs_of_other_threads, run
 from ._local_progress import Progress
 from ._local_sources import Offer, find
@@ -53,16 +53,25 @@ def install() -> None:
 def _execute(original: Callable[..., LiteralMap], task: Task, ctx: FlyteContext, inputs: LiteralMap) -> LiteralMap:
     if isinstance(task, ArrayNodeMapTask):
         inner = task.python_function_task
-        offer = find(task.task_type, inner.task_type_version)
+        offer = _find(task.task_type, inner.task_type_version)
         return original(task if offer is None else _mapped(task, inner, offer, inputs), ctx, inputs)
     if not isinstance(task, PythonTask):
         return original(task, ctx, inputs)
     if isinstance(task, PythonFunctionTask) and task.execution_mode != PythonFunctionTask.ExecutionBehavior.DEFAULT:
         return original(task, ctx, inputs)  # @dynamic and @eager: the tasks in it come by here themselves
-    offer = find(task.task_type, task.task_type_version)
+    offer = _find(task.task_type, task.task_type_version)
     if offer is None:
         return original(task, ctx, inputs)
     return _attempts(task, offer, ctx, inputs)
+
+
+def _find(task_type: str, task_type_version: int) -> Offer | None:
+    """What is wrong with the set-up is told by itself: pyflyte would show pages of how it was found out."""
+    try:
+        return find(task_type, task_type_version)
+    except FlyteBackendError as e:
+        logger.debug("the plugins cannot be used", exc_info=True)
+        raise e.with_traceback(None) from None
 
 
 _numbers = itertools.count()

@@ -15,6 +15,7 @@ import httpx
 
 from ._binding import natural
 from ._errors import BackendError, ConfigurationError, UserError
+from ._logging import show_failures
 from ._plugin import BackendPluginBase
 from ._registry import BackendPluginRegistry
 from ._secrets import Secrets
@@ -131,6 +132,7 @@ class InProcess(httpx.BaseTransport):
     def __init__(self, service: Service) -> None:
         from .app import create_app  # FastAPI takes its time to be imported
 
+        show_failures()
         self._service = service
         self._asgi = httpx.ASGITransport(create_app(service=service))
         self._loop = asyncio.new_event_loop()

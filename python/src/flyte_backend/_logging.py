@@ -8,6 +8,9 @@ import sys
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
+# The message of the record that tells how a call ended.
+CALL = "call"
+
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -55,6 +58,27 @@ class TextFormatter(logging.Formatter):
 def _shown(value: Any) -> str:
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "=\n') else text
+
+
+class _ToStandardError(logging.Handler):
+    """To what standard error is at the time: notebooks and tests replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def show_failures() -> None:
+    """Where nobody set up logging, as in a notebook and under pyflyte, show on standard error what plugins log, and their
+    tracebacks. Calls that fail are left out: whoever made them is told.
+
+    Without it, logging would show each record's bare message.
+    """
+    logger = logging.getLogger("flyte_backend")
+    if not logger.hasHandlers():
+        handler = _ToStandardError(logging.WARNING)
+        handler.setFormatter(TextFormatter())
+        handler.addFilter(lambda record: record.msg != CALL)
+        logger.addHandler(handler)
 
 
 def set_up(style: str, level: str, stream: TextIO = sys.stderr) -> None:

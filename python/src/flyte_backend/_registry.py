@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Any
@@ -15,11 +17,18 @@ from ._errors import FlyteBackendError, NotFound, PluginError
 from ._plugin import BackendPluginBase
 
 ENTRY_POINTS = "flyte_backend.plugins"
+#: The plugins that come with this package.
+OWN = ("bigquery", "databricks", "snowflake")
 
 
 def check_overlaps(plugin: Bound, others: Iterable[Bound]) -> None:
     for other in others:
         if plugin.overlaps(other):
+            if plugin.where == other.where:
+                raise PluginError(
+                    f"{plugin.where} is registered twice for task type {plugin.task_type!r} in version {plugin.version}: "
+                    "register it once, or give one of them another version"
+                )
             raise PluginError(
                 f"two plugins serve task type {plugin.task_type!r} in version {plugin.version} and the same task type version: "
                 f"{other.where} and {plugin.where}; give one of them another version"
@@ -38,10 +47,24 @@ def importing(module: str, what: str) -> Iterator[None]:
         raise
     except ModuleNotFoundError as e:
         if e.name and (module == e.name or module.startswith(e.name + ".")):
-            raise PluginError(f"there is no module {e.name!r} on the path") from e
+            raise PluginError(f"there is no module {e.name!r} on the path{_meant(module)}") from e
         raise PluginError(f"{what} cannot be imported: it needs the module {e.name!r}") from e
     except (Exception, SystemExit) as e:
-        raise PluginError(f"{what} cannot be imported: {type(e).__name__}: {_one_line(e)}") from e
+        raise PluginError(f"{what} cannot be imported: {type(e).__name__}: {_one_line(e)}{_place(e)}") from e
+
+
+def _meant(module: str) -> str:
+    """What would have been right, as far as it can be told."""
+    named = module.removesuffix(".py").strip("./").replace("/", ".")
+    if named != module and named:
+        return f"; a module is named as in an import, such as {named}"
+    if module == "flytekitplugins" or module.startswith("flytekitplugins."):
+        return (
+            f"; pip install {'-'.join(module.split('.')[:2]) if '.' in module else 'flytekitplugins-bigquery, or another one'}"
+        )
+    if module in OWN:
+        return f"; the plugin that comes with this package is {__package__}.plugins.{module}"
+    return f" (the working directory, {os.getcwd()}, is on it)"
 
 
 class BackendPluginRegistry:
@@ -82,16 +105,23 @@ class BackendPluginRegistry:
         """Import a module that registers plugins, or ``module:attribute``: a plugin, a list of them, or a function that gives
         either. Raises :class:`PluginError` when it cannot, with one line that says why."""
         module, _, attribute = name.partition(":")
+        if not module:
+            raise PluginError(f"{name!r} names no module; a plugin is named MODULE or MODULE:NAME")
         before = len(cls._bound)
         with importing(module, f"plugin module {name!r}"):
+            if module.startswith(".") or "/" in module:
+                raise PluginError(f"there is no module {module!r} on the path{_meant(module)}")
             found: Any = importlib.import_module(module)
             for part in attribute.split(".") if attribute else ():
+                if not hasattr(found, part):
+                    raise PluginError(f"plugin module {module!r} has no {attribute!r}{_plugins_in(found)}")
                 found = getattr(found, part)
             if attribute:
                 cls._add(found, name)
         if not attribute and len(cls._bound) == before and not any(b.where.startswith(module) for b in cls._bound):
             raise PluginError(
                 f"module {module!r} registered no plugin: it calls BackendPluginRegistry.register(…), or name {module}:PLUGIN"
+                + (_meant(module) if module in OWN else "")
             )
 
     @classmethod
@@ -111,7 +141,9 @@ class BackendPluginRegistry:
 
     @classmethod
     def _add(cls, found: Any, name: str) -> None:
-        if isinstance(found, type) and issubclass(found, BackendPluginBase) or callable(found):
+        if isinstance(found, type) and any(type(plugin) is found for plugin in cls.plugins()):
+            return  # its module has registered it
+        if callable(found):
             found = found()
         for plugin in found if isinstance(found, (list, tuple)) else [found]:
             if not isinstance(plugin, BackendPluginBase):
@@ -122,8 +154,31 @@ class BackendPluginRegistry:
                 cls.register(plugin)
 
 
+def _plugins_in(module: Any) -> str:
+    names = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, BackendPluginBase)
+        or isinstance(value, type)
+        and issubclass(value, BackendPluginBase)
+        and value.__module__ == getattr(module, "__name__", "")
+    ]
+    return f"; its plugins are {', '.join(names)}" if names else ""
+
+
 def _is_module(found: Any) -> bool:
     return type(found).__name__ == "module"
+
+
+def _place(e: BaseException) -> str:
+    """The last line that ran of a file that is not installed. A syntax error tells it by itself."""
+    if isinstance(e, SyntaxError):
+        return ""
+    installed = tuple({*sysconfig.get_paths().values(), os.path.dirname(__file__)})
+    for frame in reversed(traceback.extract_tb(e.__traceback__)):
+        if os.path.isfile(frame.filename) and not frame.filename.startswith(installed):
+            return f" ({frame.filename}, line {frame.lineno})"
+    return ""
 
 
 def _one_line(e: BaseException) -> str:
@@ -140,7 +195,10 @@ class PluginSet:
             check_overlaps(bound, self.bound)
             self.bound.append(bound)
         if not self.bound:
-            raise PluginError("there is no plugin to serve")
+            raise PluginError(
+                "there is no plugin to serve: name a module that registers one (flyte-backend-serve --plugins MODULE), "
+                f"or install a package that offers one (entry points {ENTRY_POINTS})"
+            )
 
     def find(
         self, task_type: str, version: str, task_type_version: int, can: Callable[[Bound], bool], *, about_job: bool = False

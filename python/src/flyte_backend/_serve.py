@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -26,8 +27,8 @@ from ._service import Service, ServiceOptions
 
 log = logging.getLogger("flyte_backend")
 
-# Exit codes: it ended well; calls were cut off; it could not start as it is set up.
-OK, CUT_OFF, CANNOT_START = 0, 1, 2
+# Exit codes: it ended well; calls were cut off; it could not start as it is set up; it was interrupted before it served.
+OK, CUT_OFF, CANNOT_START, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
 SECRETS_DIR = "/etc/secrets"
 
@@ -36,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="flyte-backend-serve",
         description="Serves backend plugins to FlytePropeller, over REST and, if asked to, gRPC.",
-        epilog="Exit codes: 0 it was told to end and did, 1 calls were cut off at the end, 2 it could not start.",
+        epilog="Exit codes: 0 it was told to end and did, 1 calls were cut off at the end, 2 it could not start, "
+        "130 it was interrupted before it served.",
     )
     defaults = ServiceOptions()
     what = parser.add_argument_group("what is served")
@@ -84,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--readiness-delay",
         type=float,
         default=defaults.readiness_delay,
-        help="seconds to go on after SIGTERM while /readyz says no (%(default)s)",
+        help="seconds to go on after SIGTERM while /readyz says no (%(default)s); none after Ctrl-C",
     )
     end.add_argument(
         "--drain-timeout", type=float, default=defaults.drain_timeout, help="then, seconds for calls under way (%(default)s)"
@@ -127,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         log.debug("it could not start", exc_info=True)
         print(f"flyte-backend-serve: {e}", file=sys.stderr)
         code = CANNOT_START
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     _exit(code)
 
 
@@ -158,8 +162,9 @@ def _serve(args: argparse.Namespace, certificates: Certificates | None) -> int:
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.end)
+        loop.add_signal_handler(signal.SIGTERM, server.end)
+        # Somebody sits at a terminal and waits, and no load balancer asks for readiness.
+        loop.add_signal_handler(signal.SIGINT, functools.partial(server.end, seen=True))
         if await server.run():
             return
         _exit(CUT_OFF)  # what does not end would keep the loop
@@ -215,14 +220,14 @@ def _watch_over(given: Sequence[str], args: argparse.Namespace, listener: socket
 
     began = time.monotonic()
     workers = [start() for _ in range(args.workers)]
-    log.info("serving", extra={"host": args.host, "port": listener.getsockname()[1], "workers": args.workers})
+    log.info("starting workers", extra={"host": args.host, "port": listener.getsockname()[1], "workers": args.workers})
     told = 0
     code = OK
     while True:
         if len(ending) > told:
             told = len(ending)
             for worker in workers:
-                worker.send_signal(signal.SIGTERM)
+                worker.send_signal(ending[-1])
         for i, worker in enumerate(workers):
             ended = worker.poll()
             if ended is None or ending:
@@ -237,8 +242,8 @@ def _watch_over(given: Sequence[str], args: argparse.Namespace, listener: socket
             began = time.monotonic()
             workers[i] = start()
         if ending and all(worker.poll() is not None for worker in workers):
-            # SIGTERM itself ends a worker only before it serves.
-            good = (OK, -signal.SIGTERM)
+            # The signal itself ends a worker only before it serves.
+            good = (OK, -signal.SIGTERM, -signal.SIGINT, INTERRUPTED)
             return code or (OK if all(worker.returncode in good for worker in workers) else CUT_OFF)
         time.sleep(0.1)
 

@@ -41,13 +41,19 @@ class Listening:
     reuse_port: bool = False
 
 
-def open_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises :class:`ConfigurationError`."""
+def open_socket(host: str, port: int, what: str = "") -> socket.socket:
+    """A socket that listens. Raises :class:`ConfigurationError`; ``what`` says what for."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=host == "::")
     except (OSError, OverflowError) as e:
-        raise ConfigurationError(f"cannot listen on {host} port {port}: {getattr(e, 'strerror', None) or e}") from e
+        raise ConfigurationError(f"cannot listen on {host} port {port}{what}: {_why(e)}") from e
+
+
+def _why(e: Exception) -> str:
+    """socket.create_server adds the address to the system's text, which is told already."""
+    text = str(getattr(e, "strerror", None) or e)
+    return text.partition(" (while attempting to bind")[0]
 
 
 class Server:
@@ -61,15 +67,18 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
         self._at_once = False
+        self._seen = False
 
-    def end(self, *, at_once: bool = False) -> None:
-        """Drain and end; a second time, or ``at_once``, without waiting."""
+    def end(self, *, at_once: bool = False, seen: bool = False) -> None:
+        """Drain and end; a second time, or ``at_once``, without waiting. ``seen`` leaves out only the time that load balancers
+        have to see that it is not ready."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._end, at_once)
+            self._loop.call_soon_threadsafe(self._end, at_once, seen)
 
-    def _end(self, at_once: bool) -> None:
+    def _end(self, at_once: bool, seen: bool) -> None:
         if self._ending is not None:
             self._at_once = at_once or self._ending.is_set()
+            self._seen = self._seen or seen
             self._ending.set()
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> bool:
@@ -129,12 +138,15 @@ class Server:
         try:
             from ._grpc import GRPCServer, server_credentials
         except ImportError as e:
-            raise ConfigurationError(f"serving gRPC needs the extra: pip install 'flyte-backend[grpc]' ({e})") from e
+            raise ConfigurationError(
+                f"serving gRPC needs {e.name or 'grpcio and flyteidl'}: pip install 'flyte-backend[grpc]'"
+            ) from e
         host = f"[{at.host}]" if ":" in at.host else at.host
         credentials = server_credentials(at.certificates.read) if at.certificates else None
         try:
             server = GRPCServer(self.service, f"{host}:{at.grpc_port}", credentials, reuse_port=at.reuse_port)
-        except OSError as e:
+        except OSError as e:  # it does not say why, which the system may
+            open_socket(at.host, at.grpc_port, " for gRPC").close()
             raise ConfigurationError(f"cannot listen on {at.host} port {at.grpc_port} for gRPC: {e}") from e
         self.grpc_port = server.port
         return server
@@ -146,11 +158,12 @@ class Server:
 
     async def _drain(self, http: HTTPServer, serving: asyncio.Task[None], grpc: GRPCServer | None) -> bool:
         options = self.service.options
-        log.info("draining", extra={"readiness_delay": options.readiness_delay, "timeout": options.drain_timeout})
+        delay = 0.0 if self._seen else options.readiness_delay
+        log.info("draining", extra={"readiness_delay": delay, "timeout": options.drain_timeout})
         self.service.drain()
         grace = options.drain_timeout
         waited = 0.0
-        while waited < options.readiness_delay and not self._at_once and not serving.done():
+        while waited < delay and not self._at_once and not serving.done():
             await asyncio.sleep(0.05)
             waited += 0.05
         if self._at_once:

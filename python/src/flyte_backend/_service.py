@@ -19,6 +19,7 @@ from ._errors import (
     Cancelled,
     ConfigurationError,
     DeadlineExceeded,
+    FlyteBackendError,
     NotFound,
     Overloaded,
     PluginError,
@@ -26,6 +27,7 @@ from ._errors import (
     Unimplemented,
     UserError,
 )
+from ._logging import CALL
 from ._metrics import NO_PLUGIN, Metrics
 from ._plugin import BackendPluginBase
 from ._registry import BackendPluginRegistry, PluginSet
@@ -113,7 +115,8 @@ class Service:
                 await plugin.configure()
             except Exception as e:  # it is somebody else's code
                 log.debug("configure failed", exc_info=True)
-                raise PluginError(f"{plugin.where} cannot be configured: {type(e).__name__}: {e}") from e
+                what = "" if isinstance(e, FlyteBackendError) else f"{type(e).__name__}: "  # ours say it in their text
+                raise PluginError(f"{plugin.where} cannot be configured: {what}{e}") from e
         await self._probe()
         self._tasks = [asyncio.create_task(self._keep_probing()), asyncio.create_task(self._keep_watch())]
 
@@ -298,14 +301,14 @@ class Service:
         took = time.monotonic() - begin
         self.metrics.ended(op, plugin.task_type, plugin.version, call.transport, "OK", took)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("call", extra=_about(op, plugin, "OK", took))
+            log.debug(CALL, extra=_about(op, plugin, "OK", took))
         return result
 
     def _tell(self, op: str, plugin: Bound, call: Call, e: BackendError, begin: float) -> None:
         took = time.monotonic() - begin
         self.metrics.ended(op, plugin.task_type, plugin.version, call.transport, e.code.camel, took)
         level = logging.INFO if isinstance(e, (UserError, NotFound, Cancelled)) else logging.WARNING
-        log.log(level, "call", extra={**_about(op, plugin, e.code.camel, took), "error": str(e)})
+        log.log(level, CALL, extra={**_about(op, plugin, e.code.camel, took), "error": str(e)})
 
     async def _within(self, op: str, plugin: Bound, limit: float | None, work: Callable[[], Awaitable[T]]) -> T:
         if self._running >= self.options.max_concurrent:
@@ -321,7 +324,7 @@ class Service:
             current_slot.reset(token)
         if task.done():
             slot.let_go()
-            return task.result()
+            return self._result(task, op, plugin)
         loop = asyncio.get_running_loop()
         # asyncio.wait would do the same, at a third of a poll's cost.
         over: asyncio.Future[None] = loop.create_future()
@@ -344,11 +347,18 @@ class Service:
         finally:
             if timer is not None:
                 timer.cancel()
-        if task.done() and not task.cancelled():
-            return task.result()
+        if task.done():
+            return self._result(task, op, plugin)
         task.cancel()
         task.add_done_callback(_forget)
         raise DeadlineExceeded(f"{op} did not end in time")
+
+    def _result(self, task: asyncio.Future[T], op: str, plugin: Bound) -> T:
+        """Nobody here cancelled it. If it is cancelled, the plugin did so, or waited for something that was."""
+        try:
+            return task.result()
+        except asyncio.CancelledError as e:
+            raise plugin.as_error(e, METHODS[op]) from e
 
     def _free(self) -> None:
         self._running -= 1
@@ -357,8 +367,13 @@ class Service:
     async def _spoken(self, op: str, plugin: Bound, work: Callable[[], Awaitable[T]]) -> T:
         try:
             return await work()
-        except (asyncio.CancelledError, BackendError):
+        except asyncio.CancelledError:
             raise
+        except BackendError as e:
+            told = plugin.as_error(e, METHODS[op])
+            if told is e:
+                raise
+            raise told from e
         except BaseException as e:  # whatever a plugin throws ends its own call and nothing else
             raise plugin.as_error(e, METHODS[op]) from e
 

@@ -241,13 +241,14 @@ class _Pauses:
         self.deadline = time.monotonic() + timeout if timeout is not None else None
         self._next = FIRST_PAUSE
 
-    def after(self, asked: float) -> float:
+    def after(self, asked: float, last: str = "") -> float:
+        """``last`` is what is known so far, for the error when the time is over."""
         pause = asked or self._next
         self._next = min(self._next * 1.5, LONGEST_PAUSE)
         if self.deadline is not None:
             left = self.deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError("the job did not end in time")
+                raise TimeoutError("the job did not end in time" + (f"; at last: {last}" if last else ""))
             pause = min(pause, left)
         return pause
 
@@ -255,7 +256,7 @@ class _Pauses:
 def _retries(error: BackendError, pauses: _Pauses) -> float:
     if not isinstance(error, Retry):
         raise error
-    return pauses.after(error.after)
+    return pauses.after(error.after, f"it could not be looked at: {error}")
 
 
 class Job(JobView):
@@ -288,7 +289,7 @@ class Job(JobView):
                 yield self
             if self.state.is_final:
                 return
-            time.sleep(pauses.after(self.poll_after))
+            time.sleep(pauses.after(self.poll_after, f"{self.state.value} {self.message}".strip()))
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
         """Wait for its end, and give its outputs. Raises :class:`JobFailed` when it did not succeed."""
@@ -410,7 +411,7 @@ class AsyncJob(JobView):
                 yield self
             if self.state.is_final:
                 return
-            await asyncio.sleep(pauses.after(self.poll_after))
+            await asyncio.sleep(pauses.after(self.poll_after, f"{self.state.value} {self.message}".strip()))
 
     async def result(self, timeout: float | None = None) -> dict[str, Any]:
         """Wait for its end, and give its outputs. Raises :class:`JobFailed` when it did not succeed."""

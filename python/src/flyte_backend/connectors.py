@@ -100,7 +100,7 @@ def _import_flytekit() -> str:
             import flytekit.extend.backend.base_connector
     except PluginError as e:
         if isinstance(e.__cause__, ModuleNotFoundError) and e.__cause__.name == "flytekit":
-            raise PluginError("serving flytekit's connectors needs the extra: pip install 'flyte-backend[flytekit]'") from e
+            raise PluginError("serving flytekit's connectors needs flytekit: pip install 'flyte-backend[flytekit]'") from e
         raise
     version: str = flytekit.__version__
     return version

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ._conformance import ConformanceReport, ConformanceResult, conformance
 from ._errors import PluginError
+from ._logging import show_failures
 from ._plugin import BackendPluginBase
 from ._server import Listening, Server
 from ._service import Service, ServiceOptions
@@ -43,8 +46,11 @@ def run(
     :meth:`BackendClient.submit` takes. ``outputs`` are the Python types that the task declares without one. A plugin that has
     only ``execute`` is run by it.
 
+    It may be called where a loop runs, as in a notebook or an async test, which it blocks.
+
     Raises what the plugin raises, :class:`JobFailed` for a job that ends without success, and TimeoutError.
     """
+    show_failures()
     if template is None:
         template = task_template(plugin.task_type, custom=custom, inputs=inputs, outputs=outputs)
     more: dict[str, Any] = {"custom": custom, "template": template, "version": plugin.version}
@@ -58,7 +64,13 @@ def run(
             finally:
                 job.cancel()
                 job.cancel()
-    return asyncio.run(_directly(plugin, inputs or {}, template, custom, timeout, options))
+    work = _directly(plugin, inputs or {}, template, custom, timeout, options)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1, "flyte-backend-run") as pool:  # a loop runs already, as in a notebook
+        return pool.submit(contextvars.copy_context().run, asyncio.run, work).result()
 
 
 def _is_sync(plugin: BackendPluginBase) -> bool:
@@ -98,7 +110,7 @@ async def _directly(
                 view._see((await service.poll(job))[0])
                 if view.state.is_final:
                     return view._ended()
-                await asyncio.sleep(pauses.after(view.poll_after))
+                await asyncio.sleep(pauses.after(view.poll_after, f"{view.state.value} {view.message}".strip()))
         finally:
             await service.delete(job)
             await service.delete(job)
@@ -122,6 +134,7 @@ class RunningService:
 @contextlib.contextmanager
 def serve(*plugins: BackendPluginBase, options: ServiceOptions | None = None, grpc: bool = False) -> Iterator[RunningService]:
     """A real service of plugins on free ports of 127.0.0.1, in a thread, for as long as the block lasts."""
+    show_failures()
     options = options or ServiceOptions(readiness_delay=0, drain_timeout=2)
     server = Server(Service(_sequence(plugins), options), Listening(port=0, grpc_port=0 if grpc else None))
     ready = threading.Event()
@@ -151,5 +164,5 @@ def serve(*plugins: BackendPluginBase, options: ServiceOptions | None = None, gr
 
 def _sequence(plugins: Sequence[BackendPluginBase]) -> Sequence[BackendPluginBase]:
     if not plugins:
-        raise PluginError("there is no plugin to serve")
+        raise PluginError("there is no plugin to serve: give one, or a list of them")
     return plugins

@@ -10,9 +10,7 @@ from ..._registry import BackendPluginRegistry
 try:
     from google.cloud import bigquery as _client  # noqa: F401
 except ImportError as e:
-    raise PluginError(
-        "flyte_backend.plugins.bigquery needs Google's client; pip install 'flyte-backend[bigquery]' brings it"
-    ) from e
+    raise PluginError(f"the BigQuery plugin needs {e.name or 'google.cloud'}: pip install 'flyte-backend[bigquery]'") from e
 
 from ._job import BigQueryJob
 from ._plugin import BigQuery

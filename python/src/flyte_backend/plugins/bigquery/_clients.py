@@ -21,7 +21,7 @@ from google.cloud import bigquery
 from google.oauth2 import service_account
 from requests.adapters import HTTPAdapter
 
-from ..._errors import FailedPrecondition
+from ..._errors import SecretError
 from ..._metrics import package_version
 from ..._secrets import Secrets
 from ._failures import calling
@@ -163,7 +163,7 @@ def _service_account(secret: str, secrets: Secrets) -> dict[str, Any]:
     except ValueError:  # whose text may hold some of the secret
         info = None
     if not isinstance(info, dict) or info.get("type") != "service_account":
-        raise FailedPrecondition(f"secret {key} of group {group} is not the JSON of a service account's key")
+        raise SecretError(f"secret {key} of group {group} is not the JSON of a service account's key")
     return info
 
 
@@ -174,5 +174,5 @@ def _of_json(secret: str, info: dict[str, Any]) -> Credentials:
             info, scopes=bigquery.Client.SCOPE
         )
     except (ValueError, auth_exceptions.GoogleAuthError):  # whose text may hold some of the secret
-        raise FailedPrecondition(f"secret {key} of group {group} is a service account's key that cannot be read") from None
+        raise SecretError(f"secret {key} of group {group} is a service account's key that cannot be read") from None
     return credentials

@@ -76,11 +76,17 @@ def job_error(result: Mapping[str, Any]) -> BackendError:
 
 @contextlib.contextmanager
 def calling(what: str, *, creates: bool = False) -> Iterator[None]:
-    """Turns the errors of calls to Google into those that propeller knows. ``what`` says what was being done."""
+    """Turns the errors of calls to Google into those that propeller knows. ``what`` says what was being done.
+
+    Only a create raises a :class:`UserError`. About a job that there is, one would end its task, though the job goes on.
+    """
     try:
         yield
     except GoogleAPICallError as e:
-        raise _of_api(e, what, creates) from e
+        error = _of_api(e, what, creates)
+        if isinstance(error, UserError) and not creates:
+            error = SystemError_(error.message, reason=error.reason)
+        raise error from e
     except auth.RefreshError as e:
         if e.retryable:
             raise Retry(f"{what}: Google gives no access token just now") from e

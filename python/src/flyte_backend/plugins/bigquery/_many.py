@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 
 from google.cloud import bigquery
 
-from ..._errors import BackendError, PermissionDenied
+from ..._errors import BackendError, SystemError_
 from ..._plugin import JobStatus, Logger
 from ..._secrets import Secrets
 from ._clients import ONCE, TIMEOUT, Clients
@@ -41,7 +41,7 @@ def look_at_many(
     def listed(at: list[int]) -> dict[int, Result]:
         try:
             return _listed([jobs[i] for i in at], at, clients, secrets)
-        except PermissionDenied as e:  # to list needs a right of its own, bigquery.jobs.list
+        except SystemError_ as e:  # to list needs a right of its own, bigquery.jobs.list
             log.warning("jobs cannot be listed, so each is looked at by itself", extra={"error": str(e)})
             return {}
         except BackendError as e:

@@ -16,7 +16,6 @@ from ..._errors import (
     BackendError,
     Conflict,
     DeadlineExceeded,
-    FailedPrecondition,
     NotFound,
     Overloaded,
     PermissionDenied,
@@ -61,6 +60,10 @@ class Workspace:
     async def close(self) -> None:
         await self._http.aclose()
 
+    def check(self, secrets: Secrets) -> None:
+        """Raises :class:`SecretError` when the service has nothing to log in with. It asks nobody."""
+        self._tokens.form(Login(), secrets)
+
     async def get(self, call: str, login: Login, secrets: Secrets, **query: Any) -> dict[str, Any]:
         """Ask, such as ``get("list", login, secrets, limit=3)``. Raises a :class:`BackendError` that fits a poll."""
         params = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in query.items()}
@@ -75,10 +78,10 @@ class Workspace:
     async def _call(
         self, method: str, call: str, login: Login, secrets: Secrets, *, creates: bool = False, once: bool = False, **more: Any
     ) -> dict[str, Any]:
-        token = await self._token(login, secrets, creates)
+        token = await self._tokens.get(login, secrets)
         response = await self._send(method, call, token, once, **more)
         if response.status_code == 401 and self._tokens.drop(token):
-            token = await self._token(login, secrets, creates)
+            token = await self._tokens.get(login, secrets)
             response = await self._send(method, call, token, once, **more)
         if response.status_code != 200:
             raise error_of(response, self.instance, creates=creates)
@@ -89,14 +92,6 @@ class Workspace:
         if not isinstance(answer, dict):
             raise Retry(f"{self.instance} answered runs/{call} with what is no JSON object; is it a Databricks instance?")
         return answer
-
-    async def _token(self, login: Login, secrets: Secrets, creates: bool) -> str:
-        try:
-            return await self._tokens.get(login, secrets)
-        except FailedPrecondition as e:
-            if creates:
-                raise
-            raise SystemError_(str(e)) from e  # a run that goes on should not fail because a replica lacks a secret
 
     async def _send(self, method: str, call: str, token: str, once: bool, **more: Any) -> httpx.Response:
         """One request, and a second one when the connection broke: most often the server had closed it while it was idle."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from ..._errors import FailedPrecondition, Retry, Unauthenticated
+from ..._errors import Retry, SecretError, Unauthenticated
 from ..._secrets import Secrets
 from ._settings import OAUTH_M2M, PAT, TOKEN_SECRET, Login, Settings
 
@@ -43,12 +43,11 @@ class Tokens:
     async def get(self, login: Login, secrets: Secrets) -> str:
         """A token that is good now. Secrets are read anew, so that one that was rotated is seen.
 
-        Raises :class:`FailedPrecondition` when a secret is not there, and :class:`Unauthenticated` when it is not accepted.
+        Raises :class:`SecretError` when a secret is not there, and :class:`Unauthenticated` when it is not accepted.
         """
-        kind = login.auth or self._settings.auth
-        if kind == PAT:
-            return self._personal(login, secrets)
-        form = self._machine(login, secrets) if kind == OAUTH_M2M else self._federated(login)
+        form = self.form(login, secrets)
+        if isinstance(form, str):
+            return form
         # A digest, since the key should not hold the secret for longer than the call.
         key = hashlib.sha256(repr(sorted(form.items())).encode()).hexdigest()
         if key not in self._kept and len(self._kept) >= _TOKENS_KEPT:
@@ -59,6 +58,16 @@ class Tokens:
                 kept.token, life = await self._fetch(form)
                 kept.until = time.monotonic() + max(life - _SPARE, life / 2)
             return kept.token
+
+    def form(self, login: Login, secrets: Secrets) -> str | dict[str, str]:
+        """A token that is a secret itself, or the form that a token is asked for with. It asks nobody.
+
+        Raises :class:`SecretError` when a secret is not there.
+        """
+        kind = login.auth or self._settings.auth
+        if kind == PAT:
+            return self._personal(login, secrets)
+        return self._machine(login, secrets) if kind == OAUTH_M2M else self._federated(login)
 
     def drop(self, token: str) -> bool:
         """Forget a token that was not accepted. Says whether another one can be had."""
@@ -72,22 +81,22 @@ class Tokens:
         group = login.secret or TOKEN_SECRET
         try:
             token = secrets.get(group, "token")
-        except FailedPrecondition as e:
+        except SecretError as e:
             # A secret that was named in particular is not replaced by the one for everybody.
             if group != TOKEN_SECRET or not (token := self._of_flytekit(secrets)):
-                raise FailedPrecondition(
+                raise SecretError(
                     f"there is no Databricks token: {e}"
                     + ("" if group != TOKEN_SECRET else "; FLYTE_DATABRICKS_ACCESS_TOKEN is not there either")
                 ) from None
         if not token.isascii() or not token.isprintable() or not token:
-            raise FailedPrecondition(f"the Databricks token in secret {group!r} is empty, or no token: it has to be plain text")
+            raise SecretError(f"the Databricks token in secret {group!r} is empty, or no token: it has to be plain text")
         return token
 
     def _of_flytekit(self, secrets: Secrets) -> str:
         """The secret that flytekit calls FLYTE_DATABRICKS_ACCESS_TOKEN: it has a key, and no group."""
         try:
             return secrets.get("flyte_databricks", "access_token")  # the same variable as without a group
-        except FailedPrecondition:
+        except SecretError:
             try:
                 return (secrets.folder / "flyte_databricks_access_token").read_text().strip()
             except OSError:
@@ -102,7 +111,7 @@ class Tokens:
             client_secret = settings.client_secret
         if not client_id or not client_secret:
             lacks = "id" if not client_id else "secret"
-            raise FailedPrecondition(
+            raise SecretError(
                 f"OAuth needs a client {lacks}: it is neither key client_{lacks} of secret {group!r} "
                 f"nor in the environment as DATABRICKS_CLIENT_{lacks.upper()}"
             )
@@ -117,11 +126,11 @@ class Tokens:
         settings = self._settings
         client_id = login.client_id or settings.client_id
         if not client_id:
-            raise FailedPrecondition("federation needs a client id: databricks_client_id, or DATABRICKS_CLIENT_ID")
+            raise SecretError("federation needs a client id: databricks_client_id, or DATABRICKS_CLIENT_ID")
         try:
             subject = Path(settings.oidc_token_file).read_text().strip()
         except OSError as e:
-            raise FailedPrecondition(f"the token file {settings.oidc_token_file!r} cannot be read: {e.strerror}") from None
+            raise SecretError(f"the token file {settings.oidc_token_file!r} cannot be read: {e.strerror}") from None
         return {
             "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
             "scope": "all-apis",
@@ -148,7 +157,7 @@ class Tokens:
 def _maybe(secrets: Secrets, group: str, key: str) -> str:
     try:
         return secrets.get(group, key)
-    except FailedPrecondition:
+    except SecretError:
         return ""
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..._errors import BackendError, ConfigurationError, NotFound, SystemError_
-from ..._plugin import BackendPluginBase, JobRef, JobStatus, LogPage, TaskInfo
+from ..._errors import BackendError, ConfigurationError, NotFound, SecretError, SystemError_
+from ..._plugin import BackendPluginBase, JobRef, JobStatus, Logger, LogPage, TaskInfo
 from ..._secrets import Secrets
 from ._api import Workspace
 from ._settings import Login, Settings
@@ -79,10 +79,15 @@ class Databricks(BackendPluginBase):
             self._settings = Settings.from_env()
         return self._settings
 
-    def configure(self) -> None:
+    async def configure(self, secrets: Secrets, log: Logger) -> None:
         self._settings = self._given or Settings.from_env()
         if not self._settings.instances:
             raise ConfigurationError("there is no instance to run tasks at: FLYTE_DATABRICKS_INSTANCE is not set")
+        try:
+            for instance in sorted(self._settings.instances)[:1]:
+                self._workspaces.of(instance, self._settings).check(secrets)
+        except SecretError as e:
+            log.warning("only tasks that name a secret will run: %s", e)
 
     async def close(self) -> None:
         await self._workspaces.close()

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from ..._errors import ConfigurationError, PermissionDenied, UserError
 
-HOST_VARIABLE = "FLYTE_BACKEND_SNOWFLAKE_HOST"
-ACCOUNTS_VARIABLE = "FLYTE_BACKEND_SNOWFLAKE_ACCOUNTS"
+HOST_VARIABLE = "FLYTE_SNOWFLAKE_HOST"
+ACCOUNTS_VARIABLE = "FLYTE_SNOWFLAKE_ACCOUNTS"
 
 # A template's author writes it and a token goes to the host that it names, so nothing passes that could be more than labels
 # below the vendor's domain: organisation-account, or a locator with region, cloud and "privatelink".

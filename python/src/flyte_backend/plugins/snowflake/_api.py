@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from ..._errors import BackendError, FailedPrecondition, NotFound, Overloaded, Retry, SystemError_, retry_after
+from ..._errors import BackendError, NotFound, Overloaded, Retry, SystemError_, retry_after
 from ..._metrics import package_version
 from ..._secrets import Secrets
 from ._account import Accounts
@@ -98,13 +98,11 @@ class SqlApi:
 
     async def look(self, secrets: Secrets, account: str, user: str, handle: str) -> Answer:
         """The state of a statement."""
-        with _of_running_job():
-            return await self._request("GET", _path(handle), secrets, account, user)
+        return await self._request("GET", _path(handle), secrets, account, user)
 
     async def cancel(self, secrets: Secrets, account: str, user: str, handle: str) -> Answer:
         """End a statement."""
-        with _of_running_job():
-            return await self._request("POST", f"{_path(handle)}/cancel", secrets, account, user)
+        return await self._request("POST", f"{_path(handle)}/cancel", secrets, account, user)
 
     async def _request(
         self,
@@ -144,15 +142,6 @@ class SqlApi:
             # The text of the others may show headers.
             why = f": {e}" if isinstance(e, httpx.ConnectError) else ""
             raise Retry(f"Snowflake cannot be reached ({type(e).__name__}){why}") from e
-
-
-@contextlib.contextmanager
-def _of_running_job() -> Iterator[None]:
-    """A secret that is away is no reason to give up a statement that runs, as a user's error would be."""
-    try:
-        yield
-    except FailedPrecondition as e:
-        raise SystemError_(e.message) from e
 
 
 def _path(handle: str) -> str:

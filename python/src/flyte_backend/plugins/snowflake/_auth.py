@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..._errors import ConfigurationError, FailedPrecondition
+from ..._errors import ConfigurationError, SecretError
 from ..._secrets import Secrets
 from ._account import issuer
 
@@ -56,7 +56,7 @@ class Credentials:
     def headers(self, secrets: Secrets, account: str, user: str) -> dict[str, str]:
         """The headers for a user of an account. Secrets are read anew, so one that is rotated holds from the next call on.
 
-        Raises :class:`FailedPrecondition` when there is no secret, or one that is no key.
+        Raises :class:`SecretError` when there is no secret, or one that is no key.
         """
         pem = _private_key(secrets)
         if pem is not None:
@@ -64,10 +64,14 @@ class Credentials:
         for name, kind in TOKENS.items():
             if (token := _optional(secrets, name)) is not None:
                 if not _TOKEN.fullmatch(token):
-                    raise FailedPrecondition(f"secret {name} of group {GROUP} is no token: one is visible ASCII characters")
+                    raise SecretError(f"secret {name} of group {GROUP} is no token: one is visible ASCII characters")
                 return _bearer(token, kind)
         names = ", ".join((PRIVATE_KEY, *TOKENS))
-        raise FailedPrecondition(f"the service has no credentials for Snowflake: none of the secrets {names} of group {GROUP}")
+        raise SecretError(
+            f"the service has no credentials for Snowflake: none of the secrets {names} of group {GROUP}, the first of "
+            f"which is {secrets.env_prefix}{GROUP.upper()}_{PRIVATE_KEY.upper()} in the environment, or the file "
+            f"{secrets.folder / GROUP / PRIVATE_KEY}"
+        )
 
     def forget(self, account: str, user: str) -> bool:
         """Drop the token that is kept, because it was refused. True if there was one, so that a new one may help."""
@@ -116,7 +120,7 @@ def _bearer(token: str, kind: str) -> dict[str, str]:
 def _optional(secrets: Secrets, key: str) -> str | None:
     try:
         return secrets.get(GROUP, key)
-    except FailedPrecondition:
+    except SecretError:
         return None
 
 
@@ -139,11 +143,11 @@ def _load(pem: str, passphrase: str | None, digest: bytes) -> _Key:
     try:
         key = load_pem_private_key(pem.encode(), passphrase.encode() if passphrase else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):  # their messages may show parts of it
-        raise FailedPrecondition(
+        raise SecretError(
             f"secret {PRIVATE_KEY} of group {GROUP} is no private key in PEM form that can be read; "
             f"an encrypted one needs its passphrase as secret {PASSPHRASE}"
         ) from None
     if not isinstance(key, RSAPrivateKey):
-        raise FailedPrecondition(f"secret {PRIVATE_KEY} of group {GROUP} is no RSA key, which Snowflake's SQL API needs")
+        raise SecretError(f"secret {PRIVATE_KEY} of group {GROUP} is no RSA key, which Snowflake's SQL API needs")
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return _Key(digest, key, "SHA256:" + base64.b64encode(hashlib.sha256(public).digest()).decode())

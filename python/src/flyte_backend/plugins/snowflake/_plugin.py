@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..._errors import DeadlineExceeded, NotFound, Overloaded, Retry, SystemError_, UserError
-from ..._plugin import BackendPluginBase, JobRef, JobStatus, TaskInfo, aborted, failed, running, succeeded
+from ..._errors import DeadlineExceeded, NotFound, Overloaded, Retry, SecretError, SystemError_, UserError
+from ..._plugin import BackendPluginBase, JobRef, JobStatus, Logger, TaskInfo, aborted, failed, running, succeeded
 from ..._secrets import Secrets
 from ..._types import Dataset
 from ._account import Accounts, console
 from ._api import Answer, SqlApi, failed_call
-from ._auth import jwt_module
+from ._auth import Credentials, jwt_module
 from ._settings import Settings, settings_of
 from ._sql import bind
 from ._states import CANCELED, error_of_statement, is_timeout, refused
@@ -52,9 +52,13 @@ class SnowflakePlugin(BackendPluginBase):
         self._host, self._only = host, tuple(accounts)
         self._api: SqlApi | None = None
 
-    async def configure(self) -> None:
+    async def configure(self, secrets: Secrets, log: Logger) -> None:
         jwt_module()  # a missing extra stops the service now, and not the first task
         self._api = SqlApi(Accounts(self._host, self._only))
+        try:
+            Credentials().headers(secrets, "account", "user")
+        except SecretError as e:
+            log.warning("no task will run: %s", e)
 
     async def close(self) -> None:
         if self._api is not None:
