@@ -444,6 +444,7 @@ def test_a_plugin_that_is_cancelled_by_itself(late: bool) -> None:
         answer = http.put(CREATE, json=JOB)
         assert (answer.status_code, answer.json()["error_code"]) == (500, "UNKNOWN")
         assert "the plugin failed in create with CancelledError" in answer.json()["message"]
+        assert gauge(http, "calls_in_flight") == 0
 
 
 class Slow(Anything):
@@ -458,6 +459,13 @@ class Slow(Anything):
         if job_id == "hang":
             self.go_on.wait(30)
         return succeeded()
+
+    async def delete(self, job_id: str) -> None:
+        while not self.go_on.is_set():
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                self.cancelled.set()
 
     async def execute(self, task: TaskInfo) -> JobStatus:
         try:
@@ -490,6 +498,18 @@ def test_limits_of_time_and_of_calls_at_once() -> None:
         eventually(lambda: http.get(CREATE, params={"job_id": "quick"}).status_code == 200)
         eventually(lambda: gauge(http, "calls_in_flight") == 0)
         assert gauge(http, "calls_turned_away_total") >= 1
+
+
+def test_an_async_method_that_swallows_cancellation_is_answered() -> None:
+    plugin = Slow()
+    options = ServiceOptions(readiness_delay=0, drain_timeout=2, timeout=0.3)
+    with serve(plugin, options=options) as service, httpx.Client(base_url=service.url) as http:
+        late = http.delete(CREATE, params={"job_id": "swallows"})
+        assert (late.status_code, late.json()["error_code"]) == (504, "DEADLINE_EXCEEDED")
+        assert plugin.cancelled.wait(5)
+        assert gauge(http, "calls_in_flight") == 1, "it still runs, though nobody waits"
+        plugin.go_on.set()
+        eventually(lambda: gauge(http, "calls_in_flight") == 0)
 
 
 def test_a_hung_call_affects_no_other() -> None:

@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -183,12 +183,16 @@ class _Method:
     def takes(self, what: str) -> bool:
         return self.first == what or any(w == what for _, w in self.passed)
 
-    async def __call__(self, executor: Executor, value: Callable[[str], Any]) -> Any:
+    def __call__(self, executor: Executor, value: Callable[[str], Any]) -> Awaitable[Any]:
         args = [value(self.first)] if self.first else []
         kwargs = {name: value(what) for name, what in self.passed}
         if self.is_async:
-            return await self.function(*args, **kwargs)
-        result = await in_thread(functools.partial(self.function, *args, **kwargs), executor=executor)
+            called: Awaitable[Any] = self.function(*args, **kwargs)
+            return called
+        return self._in_thread(executor, functools.partial(self.function, *args, **kwargs))
+
+    async def _in_thread(self, executor: Executor, call: Callable[[], Any]) -> Any:
+        result = await in_thread(call, executor=executor)
         return await result if inspect.isawaitable(result) else result
 
 
@@ -356,11 +360,12 @@ class Bound:
 
     # ---- calls
 
-    async def _run(self, name: str, value: Callable[[str], Any]) -> Any:
-        def of(what: str) -> Any:
-            return self.secrets if what == "secrets" else self.log if what == "log" else value(what)
+    def _run(self, name: str, value: Callable[[str], Any]) -> Awaitable[Any]:
+        return self._methods[name](self.executor, value)
 
-        return await self._methods[name](self.executor, of)
+    def _values(self, **more: Any) -> Callable[[str], Any]:
+        """What any method can take, and more."""
+        return {"secrets": self.secrets, "log": self.log, **more}.__getitem__
 
     def _task_values(self, name: str, call: Call) -> Callable[[str], Any]:
         task = TaskInfo(
@@ -386,13 +391,8 @@ class Bound:
         return value
 
     def _job_values(self, call: Call, **more: Any) -> Callable[[str], Any]:
-        values = {
-            "job_id": self._job_id.decode(call.job_id),
-            "output_prefix": call.output_prefix,
-            "plugin_version": call.plugin_version,
-            **more,
-        }
-        return values.__getitem__
+        job_id = self._job_id.decode(call.job_id)
+        return self._values(job_id=job_id, output_prefix=call.output_prefix, plugin_version=call.plugin_version, **more)
 
     async def create(self, call: Call) -> bytes:
         return self._job_id.encode(await self._run("create", self._task_values("create", call)))
@@ -428,7 +428,7 @@ class Bound:
                 out[i] = e
         if not jobs:
             return out
-        results = await self._run("poll_many", {"jobs": jobs}.__getitem__)
+        results = await self._run("poll_many", self._values(jobs=jobs))
         if not isinstance(results, (list, tuple)) or len(results) != len(jobs):
             what = f"{len(results)} results" if isinstance(results, (list, tuple)) else f"a {type(results).__name__}"
             raise SystemError_(f"the plugin gave {what} for {len(jobs)} jobs; a list with one for each is due")
@@ -490,16 +490,16 @@ class Bound:
 
     async def configure(self) -> None:
         if self.has("configure"):
-            await self._run("configure", _nothing)
+            await self._run("configure", self._values())
 
     async def probe(self) -> None:
         """Raises when the plugin says that it cannot work. False is one way to say so."""
-        if self.has("probe") and await self._run("probe", _nothing) is False:
+        if self.has("probe") and await self._run("probe", self._values()) is False:
             raise FailedProbe("it says so")
 
     async def close(self) -> None:
         if self.has("close"):
-            await self._run("close", _nothing)
+            await self._run("close", self._values())
 
     # ---- results
 
@@ -527,15 +527,15 @@ class Bound:
                 wire["outputs"] = encode_outputs(status.outputs, types)
             except Invalid as e:
                 raise SystemError_(f"the plugin's outputs: {e}") from e
-        links = status.log_links.items() if isinstance(status.log_links, Mapping) else status.log_links
-        if links:
+        if status.log_links:
+            links = status.log_links.items() if isinstance(status.log_links, Mapping) else status.log_links
             wire["log_links"] = [_link(link) for link in links]
         if status.custom_info is not None:
             try:
                 wire["custom_info"] = encode_struct(status.custom_info)
             except Invalid as e:
                 raise SystemError_(f"the plugin's custom_info: {e}") from e
-        if (pause := seconds(status.poll_after)) > 0:
+        if status.poll_after is not None and (pause := seconds(status.poll_after)) > 0:
             wire["poll_after_seconds"] = pause
         if status.error is not None:
             error = status.error if isinstance(status.error, BackendError) else self.as_error(status.error, "the job")
@@ -553,13 +553,9 @@ class FailedProbe(Exception):
     """A plugin's probe gave False."""
 
 
-def _nothing(what: str) -> Any:
-    raise KeyError(what)
-
-
 def _clean(text: str) -> str:
     """Text without half characters, which no JSON and no protobuf takes."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _link(link: Any) -> Wire:
@@ -580,8 +576,12 @@ def python_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
     return decode_literals(outputs.get("literals", {}))
 
 
+# json.dumps would make one for each value.
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def to_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _encoder.encode(value).encode()
 
 
 def natural(version: str) -> list[tuple[int, int, str]]:

@@ -99,10 +99,11 @@ def _task(template: Message, context: Context, request: Any, inputs: Message) ->
 
 
 def _job(request: Any, context: Context) -> Call:
+    category = request.task_category
     return Call(
-        request.task_category.name or request.task_type,
+        category.name or request.task_type,
         _metadata(context, VERSION),
-        request.task_category.version,
+        category.version,
         output_prefix=getattr(request, "output_prefix", ""),
         job_id=request.resource_meta,
         transport="grpc",

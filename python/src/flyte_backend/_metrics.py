@@ -44,6 +44,14 @@ def package_version() -> str:
 SHARED = "FLYTE_BACKEND_METRICS_DIR"
 
 
+class _Ended:
+    """Calls that ended alike: how long they took, all together and by histogram."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.buckets = [0] * (len(BUCKETS) + 1)
+
+
 class Metrics:
     """Counts, from any thread."""
 
@@ -52,8 +60,10 @@ class Metrics:
         self._file = Path(folder) / f"{os.getpid()}.json" if folder else None
         self._lock = threading.Lock()
         self._values: dict[str, dict[Labels, float]] = {name: {} for name in INFO}
-        self._buckets: dict[Labels, list[int]] = {}
-        for name in ("calls_in_flight", "calls_turned_away_total", "watched_jobs", "ready"):
+        self._ended: dict[tuple[str, ...], _Ended] = {}
+        #: Calls that run plugins' code. The service counts them, on its loop.
+        self.calls_in_flight = 0
+        for name in ("calls_turned_away_total", "watched_jobs", "ready"):
             self._values[name][()] = 0
         info = (("version", package_version()), ("python_version", platform.python_version()))
         self._values["build_info"][info] = 1
@@ -70,24 +80,37 @@ class Metrics:
     def ended(self, call: str, task_type: str, plugin_version: str, transport: str, code: str, took: float) -> None:
         """A call ended."""
         key = (call, task_type, plugin_version, transport, code)
-        labels = tuple(zip(("call", "task_type", "plugin_version", "transport", "code"), key, strict=True))
-        where = (labels[0], labels[1], labels[3])
         with self._lock:
-            counts = self._values["calls_total"]
-            counts[labels] = counts.get(labels, 0) + 1
-            sums = self._values["call_duration_seconds"]
-            sums[where] = sums.get(where, 0) + took
-            if where not in self._buckets:
-                self._buckets[where] = [0] * (len(BUCKETS) + 1)
-            self._buckets[where][bisect.bisect_left(BUCKETS, took)] += 1
+            ended = self._ended.get(key)
+            if ended is None:
+                ended = self._ended[key] = _Ended()
+            ended.seconds += took
+            ended.buckets[bisect.bisect_left(BUCKETS, took)] += 1
+
+    def _own(self) -> tuple[dict[str, dict[Labels, float]], dict[Labels, list[int]]]:
+        """What this process has counted. Labels are made here, since calls are more than looks at the metrics."""
+        with self._lock:
+            values = {name: dict(by) for name, by in self._values.items()}
+            buckets: dict[Labels, list[int]] = {}
+            values["calls_in_flight"][()] = self.calls_in_flight
+            sums = values["call_duration_seconds"]
+            for key, ended in self._ended.items():
+                labels = tuple(zip(("call", "task_type", "plugin_version", "transport", "code"), key, strict=True))
+                values["calls_total"][labels] = sum(ended.buckets)
+                where = (labels[0], labels[1], labels[3])
+                sums[where] = sums.get(where, 0) + ended.seconds
+                buckets[where] = [a + b for a, b in zip(buckets.get(where, _Ended().buckets), ended.buckets, strict=True)]
+        return values, buckets
 
     def save(self) -> None:
         """Let the other workers know. Nothing happens where there are none."""
         if self._file is None:
             return
-        with self._lock:
-            values = {name: [[labels, value] for labels, value in by.items()] for name, by in self._values.items()}
-            state = {"values": values, "buckets": [[labels, counts] for labels, counts in self._buckets.items()]}
+        values, buckets = self._own()
+        state = {
+            "values": {name: [[labels, value] for labels, value in by.items()] for name, by in values.items()},
+            "buckets": [[labels, counts] for labels, counts in buckets.items()],
+        }
         new = self._file.with_suffix(".new")
         new.write_text(json.dumps(state))
         os.replace(new, self._file)
@@ -103,9 +126,7 @@ class Metrics:
 
     def _all(self) -> tuple[dict[str, dict[Labels, float]], dict[Labels, list[int]]]:
         """What all workers have counted. Of those that died, what only grows is kept."""
-        with self._lock:
-            values = {name: dict(by) for name, by in self._values.items()}
-            buckets = {labels: list(counts) for labels, counts in self._buckets.items()}
+        values, buckets = self._own()
         for state, lives in self._others():
             for name, pairs in state["values"].items():
                 if name == "build_info" or INFO[name][0] == "gauge" and not lives:

@@ -81,10 +81,12 @@ def malformed(text: str) -> UserError:
 
 
 def _percent(raw: bytes, what: str) -> str:
-    if re.search(rb"%(?![0-9A-Fa-f]{2})", raw):
-        raise malformed(f"{what} has a % that no two hexadecimal digits follow")
+    if b"%" in raw:
+        if re.search(rb"%(?![0-9A-Fa-f]{2})", raw):
+            raise malformed(f"{what} has a % that no two hexadecimal digits follow")
+        raw = unquote_to_bytes(raw)
     try:
-        return unquote_to_bytes(raw).decode()
+        return raw.decode()
     except UnicodeDecodeError:
         raise malformed(f"{what} is not UTF-8") from None
 

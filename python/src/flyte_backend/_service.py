@@ -10,10 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ._binding import Bound, Call, Slot, Wire, current_slot
-from ._eager import start
 from ._errors import (
     BackendError,
     Cancelled,
@@ -97,7 +96,6 @@ class Service:
         self.readiness = "starting"
         #: Called with each change of it, by gRPC's health service.
         self.on_readiness: list[Callable[[bool], None]] = []
-        self._running = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._executor: ThreadPoolExecutor | None = None
 
@@ -141,7 +139,7 @@ class Service:
     @property
     def is_busy(self) -> bool:
         """Whether plugins' code still runs, even if nobody waits for it."""
-        return self._running > 0
+        return self.metrics.calls_in_flight > 0
 
     def _set_readiness(self, now: str) -> None:
         self.metrics.set("ready", 1 if now == "ready" else 0)
@@ -206,12 +204,12 @@ class Service:
 
     async def create(self, call: Call, deadline: float | None = None) -> bytes:
         plugin = self.find("Create", call, lambda p: p.is_async)
-        return await self._guarded("Create", plugin, call, self._limit(deadline), lambda: plugin.create(call))
+        return await self._guarded("Create", plugin, call, self._limit(deadline), plugin.create, call)
 
     async def poll(self, call: Call, deadline: float | None = None) -> tuple[Wire, str]:
         """The job's state, and the plugin version that told it."""
         plugin = self.find("Get", call, lambda p: p.is_async, about_job=True)
-        return await self._guarded("Get", plugin, call, self._limit(deadline), lambda: plugin.poll(call)), plugin.version
+        return await self._guarded("Get", plugin, call, self._limit(deadline), plugin.poll, call), plugin.version
 
     async def poll_many(self, calls: Sequence[Call], deadline: float | None = None) -> list[Wire | BackendError]:
         """A result for each. What is wrong with one job is that job's result."""
@@ -231,7 +229,7 @@ class Service:
             group = [calls[i] for i in at]
             results: Sequence[Wire | BackendError]
             try:
-                results = await self._guarded("GetMany", plugin, group[0], limit, lambda: plugin.poll_many(group))
+                results = await self._guarded("GetMany", plugin, group[0], limit, plugin.poll_many, group)
             except BackendError as e:
                 results = [e] * len(at)
             for i, result in zip(at, results, strict=True):
@@ -240,7 +238,7 @@ class Service:
         async def one(plugin: Bound, i: int) -> None:
             async with at_once:
                 try:
-                    out[i] = await self._guarded("Get", plugin, calls[i], limit, lambda: plugin.poll(calls[i]))
+                    out[i] = await self._guarded("Get", plugin, calls[i], limit, plugin.poll, calls[i])
                 except BackendError as e:
                     out[i] = e
 
@@ -253,18 +251,18 @@ class Service:
     async def delete(self, call: Call, deadline: float | None = None) -> None:
         plugin = self.find("Delete", call, lambda p: p.is_async, about_job=True)
         with contextlib.suppress(NotFound):  # it is gone, which is what was wanted
-            await self._guarded("Delete", plugin, call, self._limit(deadline), lambda: plugin.delete(call))
+            await self._guarded("Delete", plugin, call, self._limit(deadline), plugin.delete, call)
 
     async def execute(self, call: Call, deadline: float | None = None) -> tuple[Wire, str]:
         plugin = self.find("Execute", call, lambda p: p.is_sync)
         limit = min((s for s in (self.options.execute_timeout, deadline) if s), default=None)
-        return await self._guarded("Execute", plugin, call, limit, lambda: plugin.execute(call)), plugin.version
+        return await self._guarded("Execute", plugin, call, limit, plugin.execute, call), plugin.version
 
     async def logs(self, call: Call, lines: int, token: str, deadline: float | None = None) -> Wire:
         plugin = self.find("Logs", call, lambda p: p.is_async, about_job=True)
         if not plugin.has("logs"):
             raise Unimplemented(f"the plugin for task type {call.task_type!r} gives no logs")
-        return await self._guarded("Logs", plugin, call, self._limit(deadline), lambda: plugin.logs(call, lines, token))
+        return await self._guarded("Logs", plugin, call, self._limit(deadline), plugin.logs, call, lines, token)
 
     async def job_metrics(
         self,
@@ -279,19 +277,20 @@ class Service:
         if not plugin.has("metrics"):
             raise Unimplemented(f"the plugin for task type {call.task_type!r} gives no metrics")
         return await self._guarded(
-            "Metrics", plugin, call, self._limit(deadline), lambda: plugin.metrics(call, queries, start, end, step)
+            "Metrics", plugin, call, self._limit(deadline), plugin.metrics, call, queries, start, end, step
         )
 
     def _limit(self, deadline: float | None) -> float | None:
         mine = self.options.timeout or None
         return mine if not deadline else deadline if mine is None else min(mine, deadline)
 
-    async def _guarded(self, op: str, plugin: Bound, call: Call, limit: float | None, work: Callable[[], Awaitable[T]]) -> T:
-        """Runs a plugin's code within the limits and answers in time, even when the plugin does not: its place among the calls
-        that run at once is then free only when it has really ended."""
+    async def _guarded(
+        self, op: str, plugin: Bound, call: Call, limit: float | None, work: Callable[..., Awaitable[T]], *args: Any
+    ) -> T:
+        """Runs a plugin's code, ``work(*args)``, within the limits, counts it, and logs how it ended."""
         begin = time.monotonic()
         try:
-            result = await self._within(op, plugin, limit, work)
+            result = await self._within(op, plugin, limit, work, args)
         except BackendError as e:
             self._tell(op, plugin, call, e, begin)
             raise
@@ -310,72 +309,72 @@ class Service:
         level = logging.INFO if isinstance(e, (UserError, NotFound, Cancelled)) else logging.WARNING
         log.log(level, CALL, extra={**_about(op, plugin, e.code.camel, took), "error": str(e)})
 
-    async def _within(self, op: str, plugin: Bound, limit: float | None, work: Callable[[], Awaitable[T]]) -> T:
-        if self._running >= self.options.max_concurrent:
+    async def _within(
+        self, op: str, plugin: Bound, limit: float | None, work: Callable[..., Awaitable[T]], args: tuple[Any, ...]
+    ) -> T:
+        """Answers in time, even when the plugin, which has a task of its own, does not: its place among the calls that run at
+        once is then free only when it has really ended."""
+        if self.metrics.calls_in_flight >= self.options.max_concurrent:
             self.metrics.add("calls_turned_away_total")
-            raise Overloaded(f"the service runs {self._running} calls already, which is its limit", after=1)
-        self._running += 1
-        self.metrics.set("calls_in_flight", self._running)
-        slot = Slot(self._free, self._executor)
-        token = current_slot.set(slot)
-        try:
-            task = start(self._spoken(op, plugin, work))
-        finally:
-            current_slot.reset(token)
-        if task.done():
-            slot.let_go()
-            return self._result(task, op, plugin)
+            raise Overloaded(f"the service runs {self.metrics.calls_in_flight} calls already, which is its limit", after=1)
         loop = asyncio.get_running_loop()
-        # asyncio.wait would do the same, at a third of a poll's cost.
-        over: asyncio.Future[None] = loop.create_future()
+        over: asyncio.Future[T] = loop.create_future()
+        slot = Slot(self._free, self._executor)
+        self.metrics.calls_in_flight += 1
+        task = loop.create_task(self._run(over, slot, op, plugin, work, args))
+        timer: asyncio.TimerHandle | None = None
 
-        def end(_: object = None) -> None:
-            if not over.done():
-                over.set_result(None)
+        def limit_it() -> None:
+            nonlocal timer
+            if limit is not None and not over.done():
+                timer = loop.call_later(limit, _too_late, over, op)
 
-        def ended(_: object) -> None:
-            slot.let_go()
-            end()
-
-        task.add_done_callback(ended)
-        timer = loop.call_later(limit, end) if limit is not None else None
+        # After the plugin's first step, in which most polls end: a timer costs more than the rest of this.
+        loop.call_soon(limit_it)
         try:
-            await over
-        except asyncio.CancelledError:
-            task.cancel()
+            return await over
+        except (asyncio.CancelledError, DeadlineExceeded):
+            task.cancel()  # it has begun, since the loop keeps order, and lets go of its slot
             raise
         finally:
             if timer is not None:
                 timer.cancel()
-        if task.done():
-            return self._result(task, op, plugin)
-        task.cancel()
-        task.add_done_callback(_forget)
-        raise DeadlineExceeded(f"{op} did not end in time")
-
-    def _result(self, task: asyncio.Future[T], op: str, plugin: Bound) -> T:
-        """Nobody here cancelled it. If it is cancelled, the plugin did so, or waited for something that was."""
-        try:
-            return task.result()
-        except asyncio.CancelledError as e:
-            raise plugin.as_error(e, METHODS[op]) from e
 
     def _free(self) -> None:
-        self._running -= 1
-        self.metrics.set("calls_in_flight", self._running)
+        self.metrics.calls_in_flight -= 1
 
-    async def _spoken(self, op: str, plugin: Bound, work: Callable[[], Awaitable[T]]) -> T:
+    async def _run(
+        self,
+        over: asyncio.Future[T],
+        slot: Slot,
+        op: str,
+        plugin: Bound,
+        work: Callable[..., Awaitable[T]],
+        args: tuple[Any, ...],
+    ) -> None:
+        """A plugin's code, as a task of its own, and what it comes to if somebody still waits for it."""
+        current_slot.set(slot)
+        error: BackendError | None = None
         try:
-            return await work()
-        except asyncio.CancelledError:
-            raise
-        except BackendError as e:
-            told = plugin.as_error(e, METHODS[op])
-            if told is e:
-                raise
-            raise told from e
+            result = await work(*args)
+        except asyncio.CancelledError as e:
+            # When somebody still waits, it was the plugin that did so, or it waited for something that was cancelled.
+            if not over.done():
+                error = plugin.as_error(e, METHODS[op])
         except BaseException as e:  # whatever a plugin throws ends its own call and nothing else
-            raise plugin.as_error(e, METHODS[op]) from e
+            error = plugin.as_error(e, METHODS[op])
+        slot.let_go()
+        if over.done():
+            return
+        if error is None:
+            over.set_result(result)
+        else:
+            over.set_exception(error)
+
+
+def _too_late(over: asyncio.Future[Any], op: str) -> None:
+    if not over.done():
+        over.set_exception(DeadlineExceeded(f"{op} did not end in time"))
 
 
 def _about(op: str, plugin: Bound, code: str, took: float) -> dict[str, object]:
@@ -386,8 +385,3 @@ def _about(op: str, plugin: Bound, code: str, took: float) -> dict[str, object]:
         "code": code,
         "duration": round(took, 6),
     }
-
-
-def _forget(task: asyncio.Future[T]) -> None:
-    if not task.cancelled():
-        task.exception()  # nobody waits for it any more

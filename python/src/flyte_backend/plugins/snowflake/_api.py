@@ -6,7 +6,6 @@ because it needs no session: any replica finds a statement by its handle, and no
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Mapping
