@@ -8,13 +8,14 @@ MAKEFLAGS += --no-print-directory
 GO         ?= go
 # Results of tests that wait, poll and talk over sockets are not worth remembering: run them each time. They wait more than
 # they compute, so more of them run at once than there are cores.
-TEST_FLAGS ?= -count=1 -parallel=16 -p=4
+# Without tables for a debugger (-w), large programs link in two thirds of the time.
+TEST_FLAGS ?= -count=1 -parallel=16 -p=4 -ldflags=-w
 # The SDK is a module of its own, which ./... leaves out. It is built as its users build it: without the main module.
 SDK        := cd go/backendplugin && GOWORK=off
 # So is the conformance suite.
 SUITE      := cd go/conformance && GOWORK=off
 # Most of what they do is wait. The tests of one file share servers, so they stay together.
-PYTEST_FLAGS ?= -q -n 4 --dist loadfile -m "not slow"
+PYTEST_FLAGS ?= -q -n 3 --dist loadfile -m "not slow"
 E2E_FLAGS  ?= -count=1 -parallel=8 -p=2
 RACE_COUNT ?= 2
 RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
