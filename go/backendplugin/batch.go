@@ -79,7 +79,7 @@ func getManyOf[ID, Out any](impl BatchGetter[ID, Out]) func(context.Context, []*
 		for i, r := range results {
 			s, err := stateOf(r.Status, r.Err)
 			if err != nil {
-				err = spoken(ctx, err) // here, where a panic of it is caught
+				err = spoken(ctx, aboutJob(err)) // here, where a panic of it is caught
 			}
 			for _, place := range at[i] {
 				out[place] = looked{s, err}

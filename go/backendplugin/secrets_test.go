@@ -1,14 +1,18 @@
 package backendplugin_test
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/flyte-backend/flyte-backend/go/backendplugin"
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
 )
 
 func TestSecrets(t *testing.T) {
@@ -55,5 +59,52 @@ func TestSecrets(t *testing.T) {
 			require.ErrorAs(t, err, &e)
 			require.Equal(t, tt.code, e.Code)
 		})
+	}
+}
+
+// TestMissingSecretEndsNoJob: a secret that is away fails a new task for good, and says nothing of jobs that run.
+func TestMissingSecretEndsNoJob(t *testing.T) {
+	missing := func() error {
+		_, err := backendplugin.Secrets{Dir: t.TempDir()}.Get("no", "secret")
+		return fmt.Errorf("no connection: %w", err)
+	}
+	plugin := &able{
+		simple: simple{
+			create: func(context.Context, *backendplugin.Request[values]) (string, error) { return "", missing() },
+			get: func(context.Context, *backendplugin.Job[string]) (*backendplugin.Status[values], error) {
+				return nil, missing()
+			},
+			delete: func(context.Context, *backendplugin.Job[string]) error { return missing() },
+		},
+		getMany: func(_ context.Context, jobs []*backendplugin.Job[string]) ([]backendplugin.Result[values], error) {
+			return []backendplugin.Result[values]{{Err: missing()}, {Err: missing()}}, nil
+		},
+	}
+	w := start(t, backendplugin.Plugins{
+		backendplugin.New("a", plugin),
+		backendplugin.NewSync("s", &fakeSync[values, values]{
+			execute: func(context.Context, *backendplugin.Request[values]) (*backendplugin.Status[values], error) {
+				return nil, missing()
+			},
+		}),
+	})
+	_, create := w.create(w.within(), "a", nil)
+	_, execute := w.execute(w.within(), header("s"))
+	_, get := w.get(w.within(), "a", "j")
+	for want, errs := range map[codes.Code][]error{
+		codes.FailedPrecondition: {create, execute},
+		codes.Internal:           {get, w.delete(w.within(), "a", "j")},
+	} {
+		for _, err := range errs {
+			require.Equal(t, want, status.Code(err), err)
+			require.Contains(t, err.Error(), "no connection: secret secret of group no is neither in the environment")
+		}
+	}
+	many, err := flytebackendv1.NewBackendServiceClient(w.conn).GetTasks(w.within(), &flytebackendv1.GetTasksRequest{
+		Tasks: []*flytebackendv1.TaskRef{taskRef("a", "v1", "j"), taskRef("a", "v1", "k")},
+	})
+	require.NoError(t, err)
+	for _, r := range many.GetResults() {
+		require.Contains(t, told(r), "Internal: no connection: secret secret of group no")
 	}
 }

@@ -208,6 +208,9 @@ func guarded[T any](ctx context.Context, s *service, op string, c *call, limit t
 			done <- r
 		}()
 		if r.value, r.err = fn(ctx, c); r.err != nil {
+			if op != "Create" && op != "Execute" {
+				r.err = aboutJob(r.err)
+			}
 			r.err = spoken(ctx, r.err)
 		}
 	}()

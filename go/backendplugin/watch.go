@@ -404,7 +404,7 @@ func (w *watches) watched(x *watch) (err error) {
 	}()
 	c := *x.call
 	if err := x.plugin.watch(x.ctx, &c, func() { w.mark(x) }); err != nil {
-		return spoken(x.ctx, err)
+		return spoken(x.ctx, aboutJob(err))
 	}
 	return nil
 }
