@@ -76,7 +76,7 @@ func TestMissingSecretEndsNoJob(t *testing.T) {
 			},
 			delete: func(context.Context, *backendplugin.Job[string]) error { return missing() },
 		},
-		getMany: func(_ context.Context, jobs []*backendplugin.Job[string]) ([]backendplugin.Result[values], error) {
+		getMany: func(context.Context, []*backendplugin.Job[string]) ([]backendplugin.Result[values], error) {
 			return []backendplugin.Result[values]{{Err: missing()}, {Err: missing()}}, nil
 		},
 	}
