@@ -57,7 +57,7 @@ def rows_of(result: StructuredDataset) -> List[str]:
     who, _, _, _, statement = result.literal.uri.removeprefix("snowflake://").split("/")
     user, account = who.split(":")
     headers = {"Accept": "application/json", **Credentials().headers(Secrets(), account, user)}
-    host = os.environ["FLYTE_BACKEND_SNOWFLAKE_HOST"]
+    host = os.environ["FLYTE_SNOWFLAKE_HOST"]
     answer = httpx.get(f"https://{host}/api/v2/statements/{statement}", headers=headers).raise_for_status().json()
     return [" ".join(row) for row in answer["data"]]
 
