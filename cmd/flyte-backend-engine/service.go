@@ -129,7 +129,7 @@ func (o *output) lastLine() string {
 // keptPort finds an address that stays free while the service is away: below the ports that the system gives out by itself,
 // one of which could go to somebody else in that time.
 func keptPort() (string, error) {
-	const first, ports = 15000, 15000
+	const first, ports = 22000, 1000
 	var err error
 	for range 100 {
 		var lis net.Listener

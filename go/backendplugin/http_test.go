@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -215,8 +216,10 @@ func TestSlowCallers(t *testing.T) {
 		require.NoError(t, conn.SetDeadline(time.Now().Add(limit)))
 		_, err = io.WriteString(conn, sent)
 		require.NoError(t, err)
-		answer, err := io.ReadAll(conn) // until the service hangs up
-		require.NoError(t, err, reason)
+		answer, err := io.ReadAll(conn) // until the service hangs up, which resets the connection if it has not read all
+		if !errors.Is(err, syscall.ECONNRESET) {
+			require.NoError(t, err, reason)
+		}
 		require.NotContains(t, string(answer), " 200 ", reason)
 		require.NoError(t, conn.Close())
 	}

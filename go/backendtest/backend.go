@@ -7,9 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -123,7 +124,11 @@ func New(plugins ...Plugin) *Backend {
 
 // Ports that the system gives to nobody who asks for any: while a killed backend is away, a port of that kind could go to
 // another server, or to the near end of a connection.
-const firstPort, ports = 15000, 15000
+const firstPort, ports = 15000, 7000
+
+// givenPorts counts those that this process has tried: none comes twice, since its backend may be away. Processes begin at
+// places of their own.
+var givenPorts atomic.Uint32
 
 // listen takes the address, or any free port outside the system's own range if there is none yet.
 func listen(addr string) (net.Listener, error) {
@@ -133,7 +138,7 @@ func listen(addr string) (net.Listener, error) {
 	var err error
 	for range 100 {
 		var lis net.Listener
-		port := firstPort + rand.IntN(ports)                            //nolint:gosec // any will do
+		port := firstPort + (os.Getpid()*499+int(givenPorts.Add(1)))%ports
 		lis, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)) //nolint:noctx // nothing to cancel on loopback
 		if err == nil {
 			return lis, nil

@@ -665,7 +665,7 @@ func (f *faulty) start() error {
 	for range 100 {
 		address := f.address
 		if address == "" { // not of the range that the system gives away while this one is dead
-			address = fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000))
+			address = fmt.Sprintf("127.0.0.1:%d", 23000+rand.IntN(9000))
 		}
 		if lis, err = net.Listen("tcp", address); err == nil {
 			break
