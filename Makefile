@@ -15,7 +15,7 @@ SDK        := cd go/backendplugin && GOWORK=off
 # So is the conformance suite.
 SUITE      := cd go/conformance && GOWORK=off
 # Most of what they do is wait. The tests of one file share servers, so they stay together.
-PYTEST_FLAGS ?= -q -n 3 --dist loadfile -m "not slow"
+PYTEST_FLAGS ?= -q -n 4 --dist loadfile -m "not slow"
 E2E_FLAGS  ?= -count=1 -parallel=8 -p=2
 RACE_COUNT ?= 2
 RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
