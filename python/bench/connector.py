@@ -14,7 +14,7 @@ class Job(ResourceMeta):
     name: str
 
 
-class Constant(AsyncConnectorBase):  # type: ignore[misc]
+class Constant(AsyncConnectorBase):
     name = "Constant"
 
     def __init__(self) -> None:

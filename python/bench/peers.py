@@ -54,7 +54,7 @@ async def grpc(port: int) -> None:
     from flyteidl.service import agent_pb2_grpc
     from grpc import aio
 
-    class Agent(agent_pb2_grpc.AsyncAgentServiceServicer):  # type: ignore[misc]
+    class Agent(agent_pb2_grpc.AsyncAgentServiceServicer):
         async def CreateTask(self, request: Any, context: Any) -> Any:
             return agent_pb2.CreateTaskResponse(resource_meta=b"job")
 

@@ -116,8 +116,10 @@ def _as_flytekit(e: AttemptFailed, name: str) -> Exception:
     message = f"Error encountered while executing '{name}':\n  {e.message}" + (f" ({e.code})" if e.code else "")
     if e.is_users:
         code = e.code or FlyteUserRuntimeException._ERROR_CODE
-        return FlyteUserRuntimeException(JobFailed(message, state="FAILED", error_code=code, recoverable=e.retry))  # type: ignore[no-any-return]
-    return FlyteSystemException(message)  # type: ignore[no-any-return]
+        users: Exception = FlyteUserRuntimeException(JobFailed(message, state="FAILED", error_code=code, recoverable=e.retry))
+        return users
+    systems: Exception = FlyteSystemException(message)
+    return systems
 
 
 def _mapped(task: ArrayNodeMapTask, inner: PythonTask[Any], offer: Offer, inputs: LiteralMap) -> ArrayNodeMapTask:

@@ -104,8 +104,10 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) != len(pairs):
         seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise malformed(f"the body has {twice!r} twice")
+        for name, _ in pairs:
+            if name in seen:
+                raise malformed(f"the body has {name!r} twice")
+            seen.add(name)
     return out
 
 

@@ -46,7 +46,7 @@ class SquareJob(ResourceMeta):  # type: ignore[misc]  # flytekit has no types
     job: str
 
 
-class Square(AsyncConnectorBase):  # type: ignore[misc]
+class Square(AsyncConnectorBase):  # type: ignore[misc]  # flytekit has no types
     """Plain methods, which block."""
 
     name = "Square Connector"
@@ -128,7 +128,7 @@ class Square(AsyncConnectorBase):  # type: ignore[misc]
         return agent_pb2.GetTaskMetricsResponse(results=found)
 
 
-class AsyncSquare(AsyncConnectorBase):  # type: ignore[misc]
+class AsyncSquare(AsyncConnectorBase):  # type: ignore[misc]  # flytekit has no types
     """The same as coroutines, for tasks of version 2. Its log is a stream."""
 
     name = "Square Connector"
@@ -153,7 +153,7 @@ class AsyncSquare(AsyncConnectorBase):  # type: ignore[misc]
             yield agent_pb2.GetTaskLogsResponse(body=agent_pb2.GetTaskLogsResponseBody(results=[f"{n}\n"]))
 
 
-class SquareNow(SyncConnectorBase):  # type: ignore[misc]
+class SquareNow(SyncConnectorBase):  # type: ignore[misc]  # flytekit has no types
     """In one call."""
 
     name = "Square Now Connector"
@@ -169,7 +169,7 @@ class SquareNow(SyncConnectorBase):  # type: ignore[misc]
 
 
 @dataclass
-class Seen(ResourceMeta):  # type: ignore[misc]
+class Seen(ResourceMeta):  # type: ignore[misc]  # flytekit has no types
     """Its bytes are no JSON, and no text."""
 
     text: str
@@ -184,7 +184,7 @@ class Seen(ResourceMeta):  # type: ignore[misc]
         return cls(data[1:].decode())
 
 
-class Mirror(AsyncConnectorBase):  # type: ignore[misc]
+class Mirror(AsyncConnectorBase):  # type: ignore[misc]  # flytekit has no types
     """Its job is what create was given, which get shows. It has no logs and no metrics."""
 
     def __init__(self) -> None:
@@ -229,7 +229,7 @@ class Mirror(AsyncConnectorBase):  # type: ignore[misc]
 
 
 @dataclass
-class Wanted(ResourceMeta):  # type: ignore[misc]
+class Wanted(ResourceMeta):  # type: ignore[misc]  # flytekit has no types
     phase: str
     message: str | None = None
     outputs: str = ""
@@ -286,7 +286,7 @@ def raised(name: str) -> Exception:
     return errors[name]
 
 
-class Giver(AsyncConnectorBase):  # type: ignore[misc]
+class Giver(AsyncConnectorBase):  # type: ignore[misc]  # flytekit has no types
     """Gives what custom says: at which of its methods, and what."""
 
     name = "Giver"
@@ -322,7 +322,7 @@ class Giver(AsyncConnectorBase):  # type: ignore[misc]
             raise raised(resource_meta.error)
 
 
-class GiverNow(SyncConnectorBase):  # type: ignore[misc]
+class GiverNow(SyncConnectorBase):  # type: ignore[misc]  # flytekit has no types
     def __init__(self) -> None:
         super().__init__("connector_giver_now")
 

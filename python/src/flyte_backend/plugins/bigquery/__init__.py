@@ -8,7 +8,7 @@ from ..._errors import PluginError
 from ..._registry import BackendPluginRegistry
 
 try:
-    from google.cloud import bigquery as _client  # noqa: F401
+    from google.cloud import bigquery as _client  # noqa: F401  # only to see that it is there
 except ImportError as e:
     raise PluginError(f"the BigQuery plugin needs {e.name or 'google.cloud'}: pip install 'flyte-backend[bigquery]'") from e
 

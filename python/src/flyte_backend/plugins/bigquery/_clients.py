@@ -38,7 +38,7 @@ ONCE = Retry(predicate=lambda _: False)
 
 
 # Who calls, as Google sees it.
-_ABOUT = ClientInfo(user_agent=f"flyte-backend/{package_version()}")  # type: ignore[no-untyped-call]
+_ABOUT = ClientInfo(user_agent=f"flyte-backend/{package_version()}")  # type: ignore[no-untyped-call]  # Google's
 
 
 class Account:
@@ -56,7 +56,7 @@ class Account:
         with self._lock:
             if not self.credentials.valid:
                 request = functools.partial(google.auth.transport.requests.Request(), timeout=TIMEOUT)
-                self.credentials.refresh(request)  # type: ignore[no-untyped-call]
+                self.credentials.refresh(request)  # type: ignore[no-untyped-call]  # Google's
 
     def client(self, project: str) -> bigquery.Client:
         with self._lock:
@@ -77,7 +77,7 @@ class Account:
     def close(self) -> None:
         with self._lock:
             for client in self._clients.values():
-                client.close()  # type: ignore[no-untyped-call]
+                client.close()  # type: ignore[no-untyped-call]  # Google's
             self._clients.clear()
 
 
@@ -170,7 +170,7 @@ def _service_account(secret: str, secrets: Secrets) -> dict[str, Any]:
 def _of_json(secret: str, info: dict[str, Any]) -> Credentials:
     group, _, key = secret.partition("/")
     try:
-        credentials: Credentials = service_account.Credentials.from_service_account_info(  # type: ignore[no-untyped-call]
+        credentials: Credentials = service_account.Credentials.from_service_account_info(  # type: ignore[no-untyped-call]  # Google's
             info, scopes=bigquery.Client.SCOPE
         )
     except (ValueError, auth_exceptions.GoogleAuthError):  # whose text may hold some of the secret
