@@ -136,7 +136,7 @@ def test_list(http: httpx.Client) -> None:
 
 
 def test_large_bodies_keep_nobody_waiting() -> None:
-    literals = {f"x{i}": {"scalar": {"primitive": {"stringValue": "y" * 60}}} for i in range(100_000)}
+    literals = {f"x{i}": {"scalar": {"primitive": {"stringValue": "y" * 60}}} for i in range(40_000)}
     large = json.dumps({"template": {}, "inputs": {"literals": literals}}).encode()
     with serve(Anything()) as service, ThreadPoolExecutor(4) as pool, httpx.Client(base_url=service.url) as http:
         headers = {"content-type": "application/json"}
