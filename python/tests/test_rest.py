@@ -136,16 +136,28 @@ def test_list(http: httpx.Client) -> None:
 
 
 def test_large_bodies_keep_nobody_waiting() -> None:
+    """The loop goes on, and so do other calls, while a large body is read."""
     literals = {f"x{i}": {"scalar": {"primitive": {"stringValue": "y" * 60}}} for i in range(40_000)}
     large = json.dumps({"template": {}, "inputs": {"literals": literals}}).encode()
-    with serve(Anything()) as service, ThreadPoolExecutor(4) as pool, httpx.Client(base_url=service.url) as http:
-        headers = {"content-type": "application/json"}
-        sent = [pool.submit(httpx.put, service.url + CREATE, content=large, headers=headers, timeout=60) for _ in range(4)]
-        answered = 0
-        while not all(one.done() for one in sent):
-            assert http.get("/healthz", timeout=20).status_code == 200
-            answered += 1
-        assert [one.result().json()["job_id"] for one in sent] and answered > 10
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.001)
+            turns += 1
+
+    async def call() -> httpx.Response:
+        app = create_app([Anything()])
+        transport = httpx.ASGITransport(app)
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            turning = asyncio.create_task(turn())
+            answer = await http.put(CREATE, content=large, headers={"content-type": "application/json"})
+            turning.cancel()
+            return answer
+
+    assert asyncio.run(call()).json()["job_id"]
+    assert turns > 5
 
 
 def test_a_jobs_life(http: httpx.Client) -> None:
