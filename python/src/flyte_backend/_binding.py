@@ -518,7 +518,7 @@ class Bound:
                 f"the plugin gave a {type(status).__name__} as a job's state; a JobStatus is due, such as running()"
             )
         try:
-            state = JobState(status.state)
+            state = status.state if type(status.state) is JobState else JobState(status.state)
         except ValueError:
             raise SystemError_("the plugin gave a job whose state is none of JobState's") from None
         wire: Wire = {"job_state": state.value, "error_code": "", "message": _clean(str(status.message))}

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+import types
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -323,15 +324,13 @@ class Service:
         self.metrics.calls_in_flight += 1
         task = loop.create_task(self._run(over, slot, op, plugin, work, args))
         timer: asyncio.TimerHandle | None = None
-
-        def limit_it() -> None:
-            nonlocal timer
-            if limit is not None and not over.done():
-                timer = loop.call_later(limit, _too_late, over, op)
-
-        # After the plugin's first step, in which most polls end: a timer costs more than the rest of this.
-        loop.call_soon(limit_it)
         try:
+            # The plugin's first step, in which most polls end: waiting, and a timer, cost more than the rest of this.
+            await _one_turn()
+            if over.done():
+                return over.result()
+            if limit is not None:
+                timer = loop.call_later(limit, _too_late, over, op)
             return await over
         except (asyncio.CancelledError, DeadlineExceeded):
             task.cancel()  # it has begun, since the loop keeps order, and lets go of its slot
@@ -370,6 +369,12 @@ class Service:
             over.set_result(result)
         else:
             over.set_exception(error)
+
+
+@types.coroutine
+def _one_turn() -> Generator[None, None, None]:
+    """Lets the loop run what it already has to, as asyncio.sleep(0) does."""
+    yield
 
 
 def _too_late(over: asyncio.Future[Any], op: str) -> None:
