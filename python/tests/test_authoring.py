@@ -318,6 +318,7 @@ def test_which_version_is_taken() -> None:
         with pytest.raises(NotFound):
             version(task_type, named, task_type_version)
     assert sorted(["v10", "v9", "1.10", "1.9", "a"], key=natural) == ["1.9", "1.10", "a", "v9", "v10"]
+    assert sorted(["v1b", "v1", "v01", "v1.0"], key=natural) == ["v01", "v1", "v1.0", "v1b"]
 
 
 @pytest.mark.parametrize("many", [False, True])

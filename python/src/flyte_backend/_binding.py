@@ -585,5 +585,7 @@ def to_json(value: Any) -> bytes:
 
 
 def natural(version: str) -> list[tuple[int, int, str]]:
-    """A key that orders versions with the numbers in them as numbers: v10 comes after v9."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"[0-9]+|[^0-9]+", version)]
+    """A key that orders versions with the numbers in them as numbers: v10 comes after v9. Only equal texts are equal: v01 and
+    v1 are two versions, and which of them is higher must not depend on luck."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", version)
+    return [*((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts), (-1, 0, version)]
