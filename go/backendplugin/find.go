@@ -1,0 +1,87 @@
+package backendplugin
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+)
+
+// find gives the plugin for a task: of those of its type that can do what is asked, the version that the caller names, else
+// the highest; one that names the template's version goes before one that takes any.
+//
+// A call about a job may leave the task type version out, since the job's plugin version is known: then one plugin that it can
+// mean will do.
+func (s *service) find(taskType, version string, taskTypeVersion int32, aboutJob bool, can func(*Plugin) bool) (*Plugin, error) {
+	var best *Plugin
+	var limited Plugins
+	var bestExact, known bool
+	for _, p := range s.plugins {
+		if p.taskType != taskType || version != "" && p.version != version {
+			continue
+		}
+		known = true
+		exact := slices.Contains(p.taskTypeVersions, taskTypeVersion)
+		if !can(p) {
+			continue
+		}
+		if !exact && len(p.taskTypeVersions) > 0 {
+			limited = append(limited, p)
+			continue
+		}
+		if best == nil || exact && !bestExact || exact == bestExact && natural(p.version, best.version) > 0 {
+			best, bestExact = p, exact
+		}
+	}
+	switch {
+	case best != nil:
+		return best, nil
+	case aboutJob && taskTypeVersion == 0 && len(limited) == 1:
+		return limited[0], nil
+	case known:
+		return nil, NewError(codes.NotFound, fmt.Errorf("the plugin for task type %q%s does not take this call for task type version %d",
+			taskType, named(version), taskTypeVersion))
+	default:
+		return nil, NotFound("this service has no plugin for task type %q%s", taskType, named(version))
+	}
+}
+
+func named(version string) string {
+	if version == "" {
+		return ""
+	}
+	return " in version " + version
+}
+
+// natural compares versions with the numbers in them as numbers: v10 comes after v9.
+func natural(a, b string) int {
+	for a != "" && b != "" {
+		x, y := run(a), run(b)
+		a, b = a[len(x):], b[len(y):]
+		if digit(x[0]) && digit(y[0]) {
+			m, n := strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
+			if c := cmp.Or(cmp.Compare(len(m), len(n)), strings.Compare(m, n)); c != 0 {
+				return c
+			}
+			continue
+		}
+		if c := strings.Compare(x, y); c != 0 {
+			return c
+		}
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// run is the digits or the other characters that s begins with.
+func run(s string) string {
+	for i := range len(s) {
+		if digit(s[i]) != digit(s[0]) {
+			return s[:i]
+		}
+	}
+	return s
+}
+
+func digit(c byte) bool { return '0' <= c && c <= '9' }
