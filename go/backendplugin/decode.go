@@ -3,7 +3,9 @@ package backendplugin
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -39,7 +41,7 @@ func DecodeInputs(m *core.LiteralMap, into any) error {
 				continue
 			}
 			if !ok {
-				return fmt.Errorf("there is no %q", f.name)
+				return fmt.Errorf("there is no %q%s", f.name, among(m.GetLiterals()))
 			}
 			if err := decode(l, v.Field(f.index)); err != nil {
 				return at(f.name, err)
@@ -51,8 +53,18 @@ func DecodeInputs(m *core.LiteralMap, into any) error {
 	}
 }
 
-// at says where an error is.
-func at(place string, err error) error { return fmt.Errorf("%s: %w", place, err) }
+// among tells which inputs there are, so that one that is called otherwise is found.
+func among(literals map[string]*core.Literal) string {
+	const most = 20
+	names := slices.Sorted(maps.Keys(literals))
+	switch {
+	case len(names) == 0:
+		return "; the task gives none"
+	case len(names) > most:
+		return fmt.Sprintf(" among the %d that the task gives", len(names))
+	}
+	return fmt.Sprintf("; the task gives %q", names)
+}
 
 func decodeMap(literals map[string]*core.Literal, v reflect.Value) error {
 	v.Set(reflect.MakeMapWithSize(v.Type(), len(literals)))
@@ -180,14 +192,18 @@ func kindOf(l *core.Literal) string {
 	case l.GetMap() != nil:
 		return "a map"
 	case s.GetPrimitive() != nil:
-		name := fmt.Sprintf("%T", s.GetPrimitive().GetValue())
-		return "a literal of kind " + strings.ToLower(name[strings.LastIndex(name, "_")+1:])
+		return "a literal of kind " + kindName(s.GetPrimitive().GetValue())
 	case s != nil:
-		name := fmt.Sprintf("%T", s.GetValue())
-		return "a literal of kind " + strings.ToLower(name[strings.LastIndex(name, "_")+1:])
+		return "a literal of kind " + kindName(s.GetValue())
 	default:
 		return "an empty literal"
 	}
+}
+
+// kindName is what protobuf calls the member of a oneof: *core.Primitive_FloatValue is a float.
+func kindName(member any) string {
+	name := fmt.Sprintf("%T", member)
+	return strings.TrimSuffix(strings.ToLower(name[strings.LastIndex(name, "_")+1:]), "value")
 }
 
 // plain gives a literal as an any takes it.

@@ -14,35 +14,29 @@ import (
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
 
-// EncodeOutputs makes literals of a struct, map[string]T or *core.LiteralMap, as the outputs of a job are.
+// EncodeOutputs makes literals of a struct, map[string]T or *core.LiteralMap, as the outputs of a job are. Its errors name the
+// output and what is wrong with it.
 func EncodeOutputs(outputs any) (*core.LiteralMap, error) {
 	v := reflect.ValueOf(outputs)
-	out := &core.LiteralMap{Literals: map[string]*core.Literal{}}
 	switch {
 	case !v.IsValid():
-		return out, nil
+		return &core.LiteralMap{Literals: map[string]*core.Literal{}}, nil
 	case v.Type() == literalMapType:
 		if v.IsNil() {
-			return out, nil
+			return &core.LiteralMap{Literals: map[string]*core.Literal{}}, nil
 		}
 		m, _ := outputs.(*core.LiteralMap)
 		return m, nil
 	case v.Kind() == reflect.Map && v.Type().Key().Kind() == reflect.String:
-		for it := v.MapRange(); it.Next(); {
-			l, err := encode(it.Value())
-			if err != nil {
-				return nil, at(it.Key().String(), err)
-			}
-			out.Literals[it.Key().String()] = l
-		}
-		return out, nil
+		return encodeMap(v, 0)
 	case v.Kind() == reflect.Struct:
+		out := &core.LiteralMap{Literals: map[string]*core.Literal{}}
 		fields, err := fieldsOf(v.Type())
 		if err != nil {
 			return nil, err
 		}
 		for _, f := range fields {
-			if out.Literals[f.name], err = encode(v.Field(f.index)); err != nil {
+			if out.Literals[f.name], err = encode(v.Field(f.index), 0); err != nil {
 				return nil, at(f.name, err)
 			}
 		}
@@ -50,6 +44,21 @@ func EncodeOutputs(outputs any) (*core.LiteralMap, error) {
 	default:
 		return nil, fmt.Errorf("%s is no struct, no map by name and no *core.LiteralMap", v.Type())
 	}
+}
+
+func encodeMap(v reflect.Value, depth int) (*core.LiteralMap, error) {
+	if v.Type().Key().Kind() != reflect.String {
+		return nil, fmt.Errorf("%s has keys that are no strings", v.Type())
+	}
+	out := &core.LiteralMap{Literals: make(map[string]*core.Literal, v.Len())}
+	for it := v.MapRange(); it.Next(); {
+		l, err := encode(it.Value(), depth)
+		if err != nil {
+			return nil, at(it.Key().String(), err)
+		}
+		out.Literals[it.Key().String()] = l
+	}
+	return out, nil
 }
 
 func scalar(s *core.Scalar) *core.Literal {
@@ -64,10 +73,14 @@ func none() *core.Literal {
 	return scalar(&core.Scalar{Value: &core.Scalar_NoneType{NoneType: &core.Void{}}})
 }
 
-// encode makes the literal of a value.
-func encode(v reflect.Value) (*core.Literal, error) {
+// encode makes the literal of a value. Values that lead to themselves have no end, and Go's stack cannot be caught when it
+// overflows: so depth is bounded.
+func encode(v reflect.Value, depth int) (*core.Literal, error) {
 	if !v.IsValid() {
 		return none(), nil
+	}
+	if depth > maxDepth {
+		return nil, errTooDeep
 	}
 	if v.Type() == timeType || stored[v.Type()] {
 		return encodeStored(v.Interface())
@@ -80,7 +93,7 @@ func encode(v reflect.Value) (*core.Literal, error) {
 		if v.IsNil() {
 			return none(), nil
 		}
-		return encode(v.Elem())
+		return encode(v.Elem(), depth+1)
 	case reflect.Bool:
 		return primitive(&core.Primitive{Value: &core.Primitive_Boolean{Boolean: v.Bool()}})
 	case reflect.String:
@@ -97,7 +110,7 @@ func encode(v reflect.Value) (*core.Literal, error) {
 		c := &core.LiteralCollection{Literals: make([]*core.Literal, v.Len())}
 		for i := range v.Len() {
 			var err error
-			if c.Literals[i], err = encode(v.Index(i)); err != nil {
+			if c.Literals[i], err = encode(v.Index(i), depth+1); err != nil {
 				return nil, at(fmt.Sprintf("[%d]", i), err)
 			}
 		}
@@ -106,7 +119,7 @@ func encode(v reflect.Value) (*core.Literal, error) {
 		if v.Type().Elem().Kind() == reflect.Interface {
 			return encodeStructure(v) // a dict
 		}
-		m, err := EncodeOutputs(v.Interface())
+		m, err := encodeMap(v, depth+1)
 		return &core.Literal{Value: &core.Literal_Map{Map: m}}, err
 	case reflect.Struct:
 		return encodeStructure(v) // a dataclass

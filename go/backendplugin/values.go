@@ -71,7 +71,7 @@ type field struct {
 
 func fieldsOf(t reflect.Type) ([]field, error) {
 	var out []field
-	seen := map[string]bool{}
+	seen, hidden := map[string]bool{}, 0
 	for i := range t.NumField() {
 		f := t.Field(i)
 		if f.Anonymous {
@@ -82,6 +82,7 @@ func fieldsOf(t reflect.Type) ([]field, error) {
 		case name == "-":
 			continue
 		case !f.IsExported() && f.Tag.Get("flyte") == "":
+			hidden++
 			continue
 		case !f.IsExported():
 			return nil, fmt.Errorf("field %s of %s has a tag and is not exported", f.Name, t)
@@ -96,6 +97,9 @@ func fieldsOf(t reflect.Type) ([]field, error) {
 		seen[name] = true
 		out = append(out, field{i, name, flags == "optional" || f.Type.Kind() == reflect.Pointer})
 	}
+	if len(out) == 0 && hidden > 0 { // its value would be lost without a word
+		return nil, fmt.Errorf("%s has no exported field", t)
+	}
 	return out, nil
 }
 
@@ -106,28 +110,41 @@ func checkValues[T any]() error {
 	case t == literalMapType:
 		return nil
 	case t.Kind() == reflect.Map && t.Key().Kind() == reflect.String:
-		return checkType(t.Elem(), map[reflect.Type]bool{})
+		return checkType(t.Elem(), false, map[checked]bool{})
 	case t.Kind() == reflect.Struct && !stored[t] && t != timeType:
-		fields, err := fieldsOf(t)
-		if err != nil {
-			return err
-		}
-		for _, f := range fields {
-			if err := checkType(t.Field(f.index).Type, map[reflect.Type]bool{}); err != nil {
-				return fmt.Errorf("%s: %w", f.name, err)
-			}
-		}
-		return nil
+		return checkFields(t, false, map[checked]bool{})
 	default:
 		return fmt.Errorf("%s is no struct, no map by name and no *core.LiteralMap", t)
 	}
 }
 
-func checkType(t reflect.Type, seen map[reflect.Type]bool) error {
-	if stored[t] || t == timeType || seen[t] {
+// checked is a type that was looked at: as a literal, or as a part of a structure.
+type checked struct {
+	t           reflect.Type
+	inStructure bool
+}
+
+func checkFields(t reflect.Type, inStructure bool, seen map[checked]bool) error {
+	fields, err := fieldsOf(t)
+	if err != nil {
+		return err
+	}
+	for _, f := range fields {
+		if err := checkType(t.Field(f.index).Type, inStructure, seen); err != nil {
+			return at(f.name, err)
+		}
+	}
+	return nil
+}
+
+func checkType(t reflect.Type, inStructure bool, seen map[checked]bool) error {
+	if inStructure && stored[t] {
+		return notInStructure(t)
+	}
+	if stored[t] || t == timeType || seen[checked{t, inStructure}] {
 		return nil
 	}
-	seen[t] = true // a type may lead to itself
+	seen[checked{t, inStructure}] = true // a type may lead to itself
 	switch t.Kind() {
 	case reflect.Bool, reflect.String, reflect.Float32, reflect.Float64,
 		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
@@ -138,23 +155,19 @@ func checkType(t reflect.Type, seen map[reflect.Type]bool) error {
 			return nil
 		}
 	case reflect.Pointer, reflect.Slice:
-		return checkType(t.Elem(), seen)
+		return checkType(t.Elem(), inStructure, seen)
 	case reflect.Map:
 		if t.Key().Kind() == reflect.String {
-			return checkType(t.Elem(), seen)
+			return checkType(t.Elem(), inStructure, seen)
 		}
 		return fmt.Errorf("%s has keys that are no strings", t)
 	case reflect.Struct:
-		fields, err := fieldsOf(t)
-		if err != nil {
-			return err
-		}
-		for _, f := range fields {
-			if err := checkType(t.Field(f.index).Type, seen); err != nil {
-				return fmt.Errorf("%s: %w", f.name, err)
-			}
-		}
-		return nil
+		return checkFields(t, true, seen)
 	}
 	return fmt.Errorf("no literal can become a %s", t)
 }
+
+func notInStructure(t reflect.Type) error { return fmt.Errorf("a %s is no part of a structure", t) }
+
+// at says where an error is.
+func at(place string, err error) error { return fmt.Errorf("%s: %w", place, err) }
