@@ -44,7 +44,7 @@ func (s *service) find(taskType, version string, taskTypeVersion int32, aboutJob
 		return nil, NewError(codes.NotFound, fmt.Errorf("the plugin for task type %q%s does not take this call for task type version %d",
 			taskType, named(version), taskTypeVersion))
 	default:
-		return nil, NotFound("this service has no plugin for task type %q%s", taskType, named(version))
+		return nil, NotFound("this service has no plugin for task type %q%s", short(taskType), named(version))
 	}
 }
 
@@ -52,7 +52,16 @@ func named(version string) string {
 	if version == "" {
 		return ""
 	}
-	return " in version " + version
+	return " in version " + short(version)
+}
+
+// short is a name as far as people look at it: callers may send names of megabytes.
+func short(name string) string {
+	const most = 200
+	if len(name) <= most {
+		return name
+	}
+	return strings.ToValidUTF8(name[:most], "") + "…"
 }
 
 // natural compares versions with the numbers in them as numbers: v10 comes after v9.

@@ -63,7 +63,7 @@ func (s *service) openFor(
 	p, err := s.find(taskType, c.pluginVersion, taskTypeVersion, aboutJob, can)
 	if err != nil {
 		s.metrics.count(ctx, op, s.label(taskType), noPlugin, codes.NotFound)
-		s.log.InfoContext(ctx, "a call for a plugin that is not here", "call", op, "task_type", taskType, "plugin_version", c.pluginVersion)
+		s.log.InfoContext(ctx, "a call for a plugin that is not here", "call", op, "task_type", short(taskType), "plugin_version", short(c.pluginVersion))
 		return nil, nil, err
 	}
 	c.servedBy, c.log = p.version, s.log.With("task_type", taskType, "plugin_version", p.version)
@@ -125,7 +125,7 @@ func (s *service) GetTask(ctx context.Context, r *admin.GetTaskRequest) (*admin.
 		return nil, err
 	}
 	c.outputPrefix = r.GetOutputPrefix()
-	state, err := guarded(ctx, s, "Get", c, s.timeout, p.get)
+	state, err := guarded(ctx, s, "Get", c, s.timeout, s.get(p))
 	if err != nil {
 		return nil, err
 	}
@@ -161,20 +161,35 @@ func (s *service) GetTaskLogs(r *admin.GetTaskLogsRequest, stream pb.AsyncAgentS
 	if p.logs == nil {
 		return s.cannot(ctx, "Logs", c, "gives no logs")
 	}
-	page, err := guarded(ctx, s, "Logs", c, s.timeout, func(ctx context.Context, c *call) (*LogPage, error) {
+	page, err := guarded(ctx, s, "Logs", c, s.timeout, func(ctx context.Context, c *call) ([]*admin.GetTaskLogsResponse, error) {
 		page, err := p.logs(ctx, c, LogQuery{Lines: r.GetLines(), Token: r.GetToken()})
-		if err == nil && page == nil {
-			err = SystemError("the plugin gave no page of the log")
+		if err != nil {
+			return nil, err
 		}
-		return page, err
+		if page == nil {
+			return nil, SystemError("the plugin gave no page of the log")
+		}
+		parts := page.parts()
+		for _, part := range parts {
+			if err := s.sendable(part); err != nil {
+				return nil, err
+			}
+		}
+		return parts, nil
 	})
 	if err != nil {
 		return err
 	}
-	err = stream.Send(&admin.GetTaskLogsResponse{Part: &admin.GetTaskLogsResponse_Header{Header: &admin.GetTaskLogsResponseHeader{Token: page.Next}}})
-	if err != nil {
-		return err
+	for _, part := range page {
+		if err := stream.Send(part); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// parts are the page in flyteidl's words.
+func (page *LogPage) parts() []*admin.GetTaskLogsResponse {
 	body := &admin.GetTaskLogsResponseBody{}
 	for _, l := range page.Lines {
 		line := &admin.LogLine{Message: l.Message, Originator: admin.LogLineOriginator_USER}
@@ -187,7 +202,10 @@ func (s *service) GetTaskLogs(r *admin.GetTaskLogsRequest, stream pb.AsyncAgentS
 		body.StructuredLines = append(body.StructuredLines, line)
 		body.Results = append(body.Results, l.Message)
 	}
-	return stream.Send(&admin.GetTaskLogsResponse{Part: &admin.GetTaskLogsResponse_Body{Body: body}})
+	return []*admin.GetTaskLogsResponse{
+		{Part: &admin.GetTaskLogsResponse_Header{Header: &admin.GetTaskLogsResponseHeader{Token: page.Next}}},
+		{Part: &admin.GetTaskLogsResponse_Body{Body: body}},
+	}
 }
 
 // GetTaskMetrics implements flyteidl's AsyncAgentService.
@@ -219,7 +237,7 @@ func (s *service) GetTaskMetrics(ctx context.Context, r *admin.GetTaskMetricsReq
 			}
 			out.Results = append(out.Results, &core.ExecutionMetricResult{Metric: m.Name, Data: data})
 		}
-		return out, nil
+		return out, s.sendable(out)
 	})
 }
 
@@ -238,7 +256,13 @@ func (s *service) ExecuteTaskSync(stream pb.SyncAgentService_ExecuteTaskSyncServ
 	}
 	c.template, c.inputs, c.metadata = header.GetTemplate(), inputs, header.GetTaskExecutionMetadata()
 	c.outputPrefix, c.maxOutputBytes = header.GetOutputPrefix(), header.GetMaxDatasetSizeBytes()
-	resource, err := guarded(ctx, s, "Execute", c, s.executeTimeout, p.execute)
+	resource, err := guarded(ctx, s, "Execute", c, s.executeTimeout, func(ctx context.Context, c *call) (*admin.Resource, error) {
+		resource, err := p.execute(ctx, c)
+		if err == nil {
+			err = s.sendable(resource)
+		}
+		return resource, err
+	})
 	if err != nil {
 		return err
 	}

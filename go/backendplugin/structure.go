@@ -273,7 +273,8 @@ func encodeStructure(v reflect.Value) (*core.Literal, error) {
 	return scalar(&core.Scalar{Value: &core.Scalar_Binary{Binary: &core.Binary{Tag: tagMsgpack, Value: pack(nil, x)}}}), nil
 }
 
-// encodeStruct makes protobuf's Struct of a struct or map.
+// encodeStruct makes protobuf's Struct of a struct or map. It is there to be shown, as JSON, which has no NaN and no infinity: they
+// become text, as protobuf writes them elsewhere.
 func encodeStruct(info any) (*structpb.Struct, error) {
 	x, err := flatten(reflect.ValueOf(info), 0)
 	if err != nil {
@@ -283,7 +284,31 @@ func encodeStruct(info any) (*structpb.Struct, error) {
 	if !ok {
 		return nil, fmt.Errorf("a %T is no struct and no map", info)
 	}
+	spell(m)
 	return structpb.NewStruct(m)
+}
+
+func spell(x any) any {
+	switch x := x.(type) {
+	case map[string]any:
+		for k, item := range x {
+			x[k] = spell(item)
+		}
+	case []any:
+		for i, item := range x {
+			x[i] = spell(item)
+		}
+	case float64:
+		switch {
+		case math.IsNaN(x):
+			return "NaN"
+		case math.IsInf(x, 1):
+			return "Infinity"
+		case math.IsInf(x, -1):
+			return "-Infinity"
+		}
+	}
+	return x
 }
 
 // wholes gives whole numbers as integers: protobuf's Struct has floats only, and does not tell.

@@ -342,7 +342,7 @@ func TestWatchOfEachEnd(t *testing.T) {
 		{
 			"its state is larger than a message", func() (*backendplugin.Status[values], error) {
 				return backendplugin.Succeeded(values{"o0": strings.Repeat("x", size)}), nil
-			}, listens, []string{"ResourceExhausted: trying to send message larger than max (65"},
+			}, listens, []string{"ResourceExhausted: the plugin's answer is larger than max (65"},
 		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
