@@ -50,7 +50,8 @@ type MetricsReader[ID any] interface {
 }
 
 // Prober is an optional ability of any plugin: it tells every few seconds whether the service can work. While it gives an
-// error, the service reports that it is not ready, and calls are still answered.
+// error, panics, or has not ended with its ctx, the service reports that it is not ready, and calls are still answered. A plugin is
+// asked by one goroutine at a time ([WithProbeInterval]).
 type Prober interface {
 	Probe(ctx context.Context) error
 }

@@ -10,6 +10,8 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -128,6 +130,8 @@ type Server struct {
 	health  *health.Server
 	plugins Plugins
 	metrics *metrics
+	// probing has the plugins whose probe is under way.
+	probing sync.Map
 	// ending is done when open streams that nobody would end are to end.
 	ending context.Context
 	end    context.CancelFunc
@@ -336,43 +340,62 @@ func (s *Server) listenREST(ctx context.Context) (net.Listener, error) {
 	return (&net.ListenConfig{}).Listen(ctx, "tcp", s.opts.restAddress)
 }
 
-// probe asks the plugins that can tell whether they can work, and reports it as the server's health.
+// probe asks the plugins that can tell whether they can work, all at once, and reports it as the server's health. It ends with ctx, and
+// after the interval at the latest, whatever they do.
 func (s *Server) probe(ctx context.Context) {
-	now := healthpb.HealthCheckResponse_SERVING
+	within, cancel := context.WithTimeout(ctx, s.opts.probeInterval)
+	defer cancel()
+	var failed atomic.Bool
+	var all sync.WaitGroup
 	for _, p := range s.plugins {
 		if p.probe == nil {
 			continue
 		}
-		within, cancel := context.WithTimeout(ctx, s.opts.probeInterval)
-		err := probeOne(within, p)
-		cancel()
-		if err != nil && ctx.Err() == nil {
-			s.opts.log.WarnContext(ctx, "a plugin is not ready", "plugin", p.String(), "error", err)
-		}
-		if err != nil {
-			now = healthpb.HealthCheckResponse_NOT_SERVING
-		}
+		all.Go(func() {
+			err := s.probeOne(within, p)
+			if err != nil && ctx.Err() == nil {
+				s.opts.log.WarnContext(ctx, "a plugin is not ready", "plugin", p.String(), "error", err)
+			}
+			if err != nil {
+				failed.Store(true)
+			}
+		})
+	}
+	all.Wait()
+	now, word := healthpb.HealthCheckResponse_SERVING, &ready
+	if failed.Load() {
+		now, word = healthpb.HealthCheckResponse_NOT_SERVING, &notReady
 	}
 	s.health.SetServingStatus("", now)
-	isReady := now == healthpb.HealthCheckResponse_SERVING
-	s.metrics.setReady(isReady)
-	if s.http == nil {
-		return
-	}
-	if isReady {
-		s.http.ready.Store(&ready)
-	} else {
-		s.http.ready.Store(&notReady)
+	s.metrics.setReady(word == &ready)
+	if s.http != nil {
+		s.http.ready.Store(word)
 	}
 }
 
-func probeOne(ctx context.Context, p *Plugin) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("it panicked: %v", r)
-		}
+// probeOne does not wait for a probe that ignores the end of its time, and asks no other one until it has ended.
+func (s *Server) probeOne(ctx context.Context, p *Plugin) error {
+	if _, still := s.probing.LoadOrStore(p, true); still {
+		return errors.New("its last probe has not ended")
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := errors.New("it ended its goroutine")
+		defer func() {
+			if r := recover(); r != nil {
+				err = fmt.Errorf("it panicked: %v", r)
+			}
+			s.probing.Delete(p)
+			done <- err
+		}()
+		err = p.probe(ctx)
 	}()
-	return p.probe(ctx)
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("it did not answer within %s", s.opts.probeInterval)
+	}
 }
 
 func (s *Server) drain() error {

@@ -444,6 +444,39 @@ func TestProbe(t *testing.T) {
 	until(healthpb.HealthCheckResponse_NOT_SERVING)
 }
 
+// TestProbeThatHangs: one probe that never ends keeps neither the others from being asked nor the service from ending.
+func TestProbeThatHangs(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	var hung, asked atomic.Int32
+	hangs, works := &sick{}, &sick{}
+	hang := func() error {
+		hung.Add(1)
+		<-release
+		return nil
+	}
+	work := func() error {
+		asked.Add(1)
+		return nil
+	}
+	hangs.state.Store(&hang)
+	works.state.Store(&work)
+	w := startREST(t, backendplugin.Plugins{backendplugin.New("a", hangs), backendplugin.New("b", works)}, backendplugin.WithProbeInterval(20*time.Millisecond))
+	require.Eventually(t, func() bool { return asked.Load() >= 3 && strings.Contains(w.log.String(), "its last probe has not ended") }, limit, time.Millisecond)
+	require.Contains(t, w.log.String(), "it did not answer within 20ms")
+	require.Equal(t, int32(1), hung.Load(), "probes do not pile up")
+	require.Equal(t, healthpb.HealthCheckResponse_NOT_SERVING, health(w.world))
+	require.Equal(t, 503, w.do("GET", "/readyz", "").status)
+	w.stop()
+	select {
+	case err := <-w.ended:
+		require.NoError(t, err)
+	case <-time.After(limit):
+		t.Fatal("the service does not end")
+	}
+}
+
 // TestReflection: tools such as grpcurl find the services.
 func TestReflection(t *testing.T) {
 	w := start(t, testplugins.All())
