@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
@@ -50,7 +52,8 @@ func WithName(name string) PluginOption { return func(p *Plugin) { p.name = name
 const defaultVersion = "v1"
 
 // New makes a plugin of impl for a task type. It also serves what impl can do beyond [Async]: [Sync], [BatchGetter], [Watcher],
-// [LogReader], [MetricsReader], [Prober]. What is wrong with it, such as a type that no literal can become, [NewServer] and [Serve] tell.
+// [LogReader], [MetricsReader], [Prober]. What is wrong with it, such as a type that no literal can become, or a method by the name of
+// an ability that is something else, [NewServer] and [Serve] tell.
 func New[In, ID, Out any](taskType string, impl Async[In, ID, Out], opts ...PluginOption) *Plugin {
 	p := newPlugin[In, Out](taskType, impl, opts)
 	if p.err == nil {
@@ -81,13 +84,9 @@ func New[In, ID, Out any](taskType string, impl Async[In, ID, Out], opts ...Plug
 		}
 		return impl.Delete(ctx, job)
 	}
-	if sync, ok := impl.(Sync[In, Out]); ok {
-		p.execute = executeOf(sync)
-	}
-	if many, ok := impl.(BatchGetter[ID, Out]); ok {
-		p.getMany = getManyOf(many)
-	}
-	if w, ok := impl.(Watcher[ID]); ok {
+	ability(p, impl, func(s Sync[In, Out]) { p.execute = executeOf(s) })
+	ability(p, impl, func(g BatchGetter[ID, Out]) { p.getMany = getManyOf(g) })
+	ability(p, impl, func(w Watcher[ID]) {
 		p.watch = func(ctx context.Context, c *call, changed func()) error {
 			job, err := jobOf[ID](c)
 			if err != nil {
@@ -95,8 +94,8 @@ func New[In, ID, Out any](taskType string, impl Async[In, ID, Out], opts ...Plug
 			}
 			return w.Watch(ctx, job, changed)
 		}
-	}
-	if r, ok := impl.(LogReader[ID]); ok {
+	})
+	ability(p, impl, func(r LogReader[ID]) {
 		p.logs = func(ctx context.Context, c *call, q LogQuery) (*LogPage, error) {
 			job, err := jobOf[ID](c)
 			if err != nil {
@@ -104,8 +103,8 @@ func New[In, ID, Out any](taskType string, impl Async[In, ID, Out], opts ...Plug
 			}
 			return r.Logs(ctx, job, q)
 		}
-	}
-	if r, ok := impl.(MetricsReader[ID]); ok {
+	})
+	ability(p, impl, func(r MetricsReader[ID]) {
 		p.metrics = func(ctx context.Context, c *call, q MetricsQuery) ([]Metric, error) {
 			job, err := jobOf[ID](c)
 			if err != nil {
@@ -113,8 +112,27 @@ func New[In, ID, Out any](taskType string, impl Async[In, ID, Out], opts ...Plug
 			}
 			return r.Metrics(ctx, job, q)
 		}
-	}
+	})
 	return p
+}
+
+// ability has impl served as T if it is one. What has T's method with another signature, or has it on its pointer alone, was meant to
+// be one, and would be left out without a word.
+func ability[T any](p *Plugin, impl any, serve func(T)) {
+	if a, ok := impl.(T); ok {
+		serve(a)
+		return
+	}
+	if p.err != nil {
+		return
+	}
+	due, has := reflect.TypeFor[T]().Method(0), reflect.TypeOf(impl)
+	if m, found := has.MethodByName(due.Name); found {
+		p.err = fmt.Errorf("its method %s would not be served: it is a %s, and %s%s is due", due.Name,
+			reflect.ValueOf(impl).Method(m.Index).Type(), due.Name, strings.TrimPrefix(due.Type.String(), "func"))
+	} else if _, found := reflect.PointerTo(has).MethodByName(due.Name); found {
+		p.err = fmt.Errorf("its method %s would not be served: it is one of *%s, and what is registered is a %s", due.Name, has, has)
+	}
 }
 
 // NewSync makes a plugin of impl for a task type whose tasks are one call. It also serves [Prober].
@@ -129,9 +147,6 @@ func newPlugin[In, Out any](taskType string, impl any, opts []PluginOption) *Plu
 	for _, o := range opts {
 		o(p)
 	}
-	if prober, ok := impl.(Prober); ok {
-		p.probe = prober.Probe
-	}
 	if impl == nil {
 		p.err = fmt.Errorf("it is nil")
 	} else if err := checkValues[In](); err != nil {
@@ -139,6 +154,7 @@ func newPlugin[In, Out any](taskType string, impl any, opts []PluginOption) *Plu
 	} else if err := checkValues[Out](); err != nil {
 		p.err = fmt.Errorf("its outputs: %w", err)
 	}
+	ability(p, impl, func(prober Prober) { p.probe = prober.Probe })
 	return p
 }
 

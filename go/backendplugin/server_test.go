@@ -54,6 +54,15 @@ func TestRefusals(t *testing.T) {
 		{"an implementation that is nil", backendplugin.Plugins{backendplugin.New[values, string, values]("a", nil)}, []backendplugin.Option{plain}, `task type "a": it is nil`},
 		{"no task type", backendplugin.Plugins{backendplugin.New("", &simple{}, backendplugin.WithName("n"))}, []backendplugin.Option{plain}, "it has no task type"},
 		{"no name", backendplugin.Plugins{versioned("", backendplugin.WithName(""))}, []backendplugin.Option{plain}, "its name is empty"},
+		{
+			"a log that is read in another way", backendplugin.Plugins{backendplugin.New("a", &misread{})}, []backendplugin.Option{plain},
+			"its method Logs would not be served: it is a func(context.Context, string) ([]string, error), and " +
+				"Logs(context.Context, *backendplugin.Job[string], backendplugin.LogQuery) (*backendplugin.LogPage, error) is due",
+		},
+		{
+			"a probe that only the pointer has", backendplugin.Plugins{backendplugin.NewSync("s", pointed{})}, []backendplugin.Option{plain},
+			"its method Probe would not be served: it is one of *backendplugin_test.pointed, and what is registered is a backendplugin_test.pointed",
+		},
 		{"a version that cannot be routed", backendplugin.Plugins{versioned("", backendplugin.WithVersion("v 1"))}, []backendplugin.Option{plain}, `its version "v 1" is not made of`},
 		{"a task type version that means any", backendplugin.Plugins{versioned("", backendplugin.WithTaskTypeVersions(0))}, []backendplugin.Option{plain}, "a version is a positive number"},
 		{"two of the same", backendplugin.Plugins{versioned(""), versioned("")}, []backendplugin.Option{plain}, "two plugins serve task type \"a\" in version v1"},
@@ -75,6 +84,18 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 }
+
+type misread struct{ simple }
+
+func (*misread) Logs(context.Context, string) ([]string, error) { return nil, nil }
+
+type pointed struct{}
+
+func (pointed) Execute(context.Context, *backendplugin.Request[values]) (*backendplugin.Status[values], error) {
+	return backendplugin.Succeeded(values{}), nil
+}
+
+func (*pointed) Probe(context.Context) error { return nil }
 
 // TestServeCannotListen: an address that is taken is an error at once.
 func TestServeCannotListen(t *testing.T) {
