@@ -30,7 +30,9 @@ type odd struct {
 func newOdd(answer func(context.Context, string) (*backendplugin.Status[values], error)) *odd {
 	o := &odd{answer: answer}
 	o.create = func(context.Context, *backendplugin.Request[values]) (string, error) { return "j", nil }
-	o.get = func(ctx context.Context, j *backendplugin.Job[string]) (*backendplugin.Status[values], error) { return answer(ctx, j.ID) }
+	o.get = func(ctx context.Context, j *backendplugin.Job[string]) (*backendplugin.Status[values], error) {
+		return answer(ctx, j.ID)
+	}
 	o.delete = func(ctx context.Context, j *backendplugin.Job[string]) error {
 		_, err := answer(ctx, j.ID)
 		return err

@@ -248,7 +248,7 @@ func fit(ctx context.Context, results []*flytebackendv1.TaskResult, most int) {
 			continue
 		}
 		err := Overloaded(0, "there was no room for this job's %d bytes beside the others' in an answer of %d", size, most)
-		results[i] = looked{err: err}.result(ctx) //nolint:gosec // i is one of its own
+		results[i] = looked{err: err}.result(ctx)
 	}
 }
 

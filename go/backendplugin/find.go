@@ -1,12 +1,13 @@
 package backendplugin
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
+
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/pluginversion"
 )
 
 // find gives the plugin for a task: of those of its type that can do what is asked, the version that the caller names, else
@@ -31,7 +32,7 @@ func (s *service) find(taskType, version string, taskTypeVersion int32, aboutJob
 			limited = append(limited, p)
 			continue
 		}
-		if best == nil || exact && !bestExact || exact == bestExact && natural(p.version, best.version) > 0 {
+		if best == nil || exact && !bestExact || exact == bestExact && pluginversion.Compare(p.version, best.version) > 0 {
 			best, bestExact = p, exact
 		}
 	}
@@ -63,34 +64,3 @@ func short(name string) string {
 	}
 	return strings.ToValidUTF8(name[:most], "") + "…"
 }
-
-// natural compares versions with the numbers in them as numbers: v10 comes after v9.
-func natural(a, b string) int {
-	for a != "" && b != "" {
-		x, y := run(a), run(b)
-		a, b = a[len(x):], b[len(y):]
-		if digit(x[0]) && digit(y[0]) {
-			m, n := strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
-			if c := cmp.Or(cmp.Compare(len(m), len(n)), strings.Compare(m, n)); c != 0 {
-				return c
-			}
-			continue
-		}
-		if c := strings.Compare(x, y); c != 0 {
-			return c
-		}
-	}
-	return cmp.Compare(len(a), len(b))
-}
-
-// run is the digits or the other characters that s begins with.
-func run(s string) string {
-	for i := range len(s) {
-		if digit(s[i]) != digit(s[0]) {
-			return s[:i]
-		}
-	}
-	return s
-}
-
-func digit(c byte) bool { return '0' <= c && c <= '9' }

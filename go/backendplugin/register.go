@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/pluginversion"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
@@ -158,9 +158,6 @@ func newPlugin[In, Out any](taskType string, impl any, opts []PluginOption) *Plu
 	return p
 }
 
-// pluginVersion is what propeller can route by and what gRPC metadata can carry; propeller has the same rule.
-var pluginVersion = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
-
 // check says what is wrong with the plugin.
 func (p *Plugin) check() error {
 	switch {
@@ -170,7 +167,7 @@ func (p *Plugin) check() error {
 		return fmt.Errorf("it has no task type")
 	case p.name == "":
 		return fmt.Errorf("its name is empty")
-	case !pluginVersion.MatchString(p.version):
+	case !pluginversion.Valid(p.version):
 		return fmt.Errorf("its version %q is not made of 1 to 64 letters, digits and ._+- beginning with a letter or digit", p.version)
 	}
 	for _, v := range p.taskTypeVersions {

@@ -484,7 +484,9 @@ func TestProbeThatHangs(t *testing.T) {
 	hangs.state.Store(&hang)
 	works.state.Store(&work)
 	w := startREST(t, backendplugin.Plugins{backendplugin.New("a", hangs), backendplugin.New("b", works)}, backendplugin.WithProbeInterval(20*time.Millisecond))
-	require.Eventually(t, func() bool { return asked.Load() >= 3 && strings.Contains(w.log.String(), "its last probe has not ended") }, limit, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return asked.Load() >= 3 && strings.Contains(w.log.String(), "its last probe has not ended")
+	}, limit, time.Millisecond)
 	require.Contains(t, w.log.String(), "it did not answer within 20ms")
 	require.Equal(t, int32(1), hung.Load(), "probes do not pile up")
 	require.Equal(t, healthpb.HealthCheckResponse_NOT_SERVING, health(w.world))

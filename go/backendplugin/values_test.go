@@ -338,7 +338,9 @@ func TestTypesAreChecked(t *testing.T) {
 		Made  []struct{ Day time.Month }
 	}
 	good := []*backendplugin.Plugin{
-		typed[struct{ Files map[string][]backendplugin.Blob }, located, values](), typed[values, struct{ batch }, struct{ A, b int }](),
+		typed[struct {
+			Files map[string][]backendplugin.Blob
+		}, located, values](), typed[values, struct{ batch }, struct{ A, b int }](),
 		typed[everything, string, everything](), typed[struct{ R recursive }, []byte, backendplugin.None](),
 		typed[*core.LiteralMap, struct{ A int }, map[string]*core.Literal](), typed[map[string]float64, int64, map[string]any](),
 	}
@@ -372,7 +374,9 @@ func TestTypesAreChecked(t *testing.T) {
 		{typed[values, []*struct{ Place struct{ zone int } }, values](), "would lose field zone of"},
 		{typed[struct{ x int }, string, values](), "its inputs: struct { x int } has no exported field"},
 		{typed[values, string, struct{ Total big.Int }](), "its outputs: Total: big.Int has no exported field"},
-		{typed[struct{ Files struct{ First []backendplugin.Blob } }, string, values](), "Files: First: a backendplugin.Blob is no part of a structure"},
+		{typed[struct {
+			Files struct{ First []backendplugin.Blob }
+		}, string, values](), "Files: First: a backendplugin.Blob is no part of a structure"},
 		{typed[values, string, map[string]struct{ L *core.Literal }](), "L: a *core.Literal is no part of a structure"},
 	} {
 		_, err := backendplugin.NewServer(backendplugin.Plugins{tt.plugin}, backendplugin.WithPlainText())
