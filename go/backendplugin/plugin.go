@@ -21,7 +21,8 @@ type Async[In, ID, Out any] interface {
 	// [Request.IdempotencyKey] when its answer was lost: a plugin that honours the key then gives the first job's id.
 	//
 	// An id that is a string or []byte travels as it is, any other as JSON; it takes at least one byte and at most 64 KiB. It is
-	// kept in propeller's state, so it holds nothing secret.
+	// kept in propeller's state, so it holds nothing secret. Of a struct, fields may be added while jobs run: those that an id does
+	// not have are zero. An id that has none of them is no job, and none of the methods hears of it.
 	Create(ctx context.Context, req *Request[In]) (ID, error)
 	// Get gives the job's state now. It is repeated every few seconds. An error is about the call, not about the job: a job that
 	// failed is a [Status] made by [Failed].

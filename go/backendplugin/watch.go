@@ -214,7 +214,7 @@ func (w *watches) add(x *watch, err error) bool {
 		}
 		if err == nil && w.jobs >= w.s.maxWatches {
 			w.s.metrics.count(w.ctx, "Watch", x.call.taskType, x.call.servedBy, codes.ResourceExhausted)
-			err = Overloaded(0, "the stream follows %d jobs already, which is the limit", w.jobs)
+			err = Overloaded(0, "the stream follows %d jobs already, which is the limit (in the Go SDK, WithMaxWatches)", w.jobs)
 		}
 		if err == nil || w.refused < w.s.maxWatches {
 			break
