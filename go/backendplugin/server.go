@@ -408,7 +408,7 @@ func (s *Server) drain() error {
 	<-time.After(s.opts.readinessDelay)
 	s.end()
 	if !s.stop(s.opts.drainTimeout) {
-		return fmt.Errorf("backendplugin: calls were cut off that had not ended %s after the server began to drain", s.opts.drainTimeout)
+		return fmt.Errorf("backendplugin: calls were cut off that had not ended %s after the server had stopped to take new ones", s.opts.drainTimeout)
 	}
 	s.opts.log.Info("drained")
 	return nil

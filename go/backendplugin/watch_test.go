@@ -235,7 +235,7 @@ func TestWatchReplaces(t *testing.T) {
 	}{
 		{
 			"one more than the limit", &flytebackendv1.WatchTasksRequest{Follow: []*flytebackendv1.WatchedTask{followed(2, "b")}},
-			2, "ResourceExhausted: the stream follows 1 jobs already, which is the limit (0s)", "",
+			2, "ResourceExhausted: the stream follows 1 jobs already, which is the limit (in the Go SDK, WithMaxWatches) (0s)", "",
 		},
 		{"the same number", &flytebackendv1.WatchTasksRequest{Follow: []*flytebackendv1.WatchedTask{followed(1, "b")}}, 1, "RUNNING is b (0s)", "a"},
 		{
