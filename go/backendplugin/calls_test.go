@@ -221,6 +221,7 @@ func TestStatuses(t *testing.T) {
 		{"aborted", &backendplugin.Status[values]{Phase: backendplugin.PhaseAborted}, &admin.Resource{Phase: core.TaskExecution_ABORTED}, ""},
 		{"no status", nil, nil, "Internal desc = the plugin gave no status"},
 		{"no phase", &backendplugin.Status[values]{}, nil, "Internal desc = the plugin gave a status without a phase"},
+		{"a phase of nobody's", &backendplugin.Status[values]{Phase: 99}, nil, "Internal desc = the plugin gave a status with the phase 99, which Flyte does not have"},
 		{"outputs that are none", backendplugin.Succeeded(values{"o0": func() {}}), nil, "Internal desc = the plugin's outputs: o0: no literal can be made of a func()"},
 		{"info that is none", &backendplugin.Status[values]{Phase: backendplugin.PhaseRunning, Info: 7}, nil, "Internal desc = the plugin's info: a int is no struct and no map"},
 	} {

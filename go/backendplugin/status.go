@@ -126,6 +126,8 @@ func resourceOf[Out any](s *Status[Out], err error) (*admin.Resource, error) {
 		return nil, SystemError("the plugin gave no status")
 	case s.Phase == core.TaskExecution_UNDEFINED:
 		return nil, SystemError("the plugin gave a status without a phase")
+	case core.TaskExecution_Phase_name[int32(s.Phase)] == "":
+		return nil, SystemError("the plugin gave a status with the phase %d, which Flyte does not have", s.Phase)
 	}
 	r := &admin.Resource{Phase: s.Phase, Message: s.Message, State: legacyStates[s.Phase]}
 	for _, l := range s.LogLinks {
