@@ -43,7 +43,7 @@ func unwritten(t reflect.Type, seen map[reflect.Type]bool) string {
 	case reflect.Struct:
 		for i := range t.NumField() {
 			f := t.Field(i)
-			if !f.IsExported() && !f.Anonymous {
+			if !f.IsExported() && (!f.Anonymous || f.Type.Kind() != reflect.Struct) { // of an embedded struct, the fields are written
 				return fmt.Sprintf("field %s of %s", f.Name, t)
 			}
 			if f.Tag.Get("json") == "-" {

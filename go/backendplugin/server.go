@@ -112,7 +112,7 @@ func WithProbeInterval(d time.Duration) Option { return func(o *options) { o.pro
 func WithSecrets(s Secrets) Option { return func(o *options) { o.secrets = s } }
 
 // WithLogger is where the server and [Request.Log] write; slog.Default unless said otherwise. Inputs, outputs, job ids and
-// secrets are never logged.
+// secrets are never logged; what a plugin's errors say is, and what it panics with.
 func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
 
 // WithServerOptions adds options of grpc: interceptors, stats handlers, keepalive. They see every call over gRPC with the code
@@ -271,7 +271,8 @@ type streamWithContext struct {
 func (s *streamWithContext) Context() context.Context { return s.ctx }
 
 // Serve serves plugins until ctx ends or the process gets SIGTERM or an interrupt, then drains ([WithDrain]); another signal
-// ends the process at once. It blocks, and gives nil after all calls ended.
+// ends the process at once. It blocks, and gives nil after all calls have ended, and an error when it cannot serve or had to cut calls
+// off.
 func Serve(ctx context.Context, plugins Plugins, opts ...Option) error {
 	s, err := NewServer(plugins, opts...)
 	if err != nil {

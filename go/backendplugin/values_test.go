@@ -372,6 +372,8 @@ func TestTypesAreChecked(t *testing.T) {
 		{typed[values, chan int, values](), "its job id, chan int, cannot be written as JSON"},
 		{typed[values, struct{ region, Name string }, values](), "would lose field region of struct { region string; Name string }, which is not exported"},
 		{typed[values, []*struct{ Place struct{ zone int } }, values](), "would lose field zone of"},
+		{typed[values, struct{ *batch }, values](), "would lose field batch of"},
+		{typed[values, struct{ colour }, values](), "would lose field colour of"},
 		{typed[struct{ x int }, string, values](), "its inputs: struct { x int } has no exported field"},
 		{typed[values, string, struct{ Total big.Int }](), "its outputs: Total: big.Int has no exported field"},
 		{typed[struct {
