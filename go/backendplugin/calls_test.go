@@ -169,6 +169,7 @@ func TestJobIDsOfOthers(t *testing.T) {
 			}
 			require.ErrorContains(t, err, "NotFound desc = no such job: its id is none of this plugin's")
 			require.NoError(t, w.delete(w.within(), "a", tt.id), "it is not deleted by the plugin")
+			require.Contains(t, w.log.String(), "level=WARN msg=\"nothing was deleted: ", "or else a job that goes on would go unnoticed")
 		})
 	}
 }

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
+
+	"google.golang.org/grpc/codes"
 )
 
 // maxID is the most that propeller keeps of a job id.
@@ -90,6 +93,9 @@ func encodeID[ID any](id ID) ([]byte, error) {
 	return raw, nil
 }
 
+// errForeign is about an id that Create cannot have made.
+var errForeign = errors.New("no such job: its id is none of this plugin's")
+
 // decodeID gives NotFound for an id that Create cannot have made. The id itself is not shown: it is opaque to everybody else.
 func decodeID[ID any](raw []byte, id *ID) error {
 	if len(raw) == 0 {
@@ -103,7 +109,7 @@ func decodeID[ID any](raw []byte, id *ID) error {
 		v.SetBytes(raw)
 	default:
 		if isNull(raw) || json.Unmarshal(raw, id) != nil || isForeign(raw, v.Type()) {
-			return NotFound("no such job: its id is none of this plugin's")
+			return NewError(codes.NotFound, errForeign)
 		}
 	}
 	return nil

@@ -140,6 +140,9 @@ func (s *service) DeleteTask(ctx context.Context, r *admin.DeleteTaskRequest) (*
 	}
 	_, err = guarded(ctx, s, "Delete", c, s.timeout, func(ctx context.Context, c *call) (None, error) {
 		err := p.delete(ctx, c)
+		if errors.Is(err, errForeign) {
+			c.log.WarnContext(ctx, "nothing was deleted: the job's id is none of this plugin's; if it was once, another type of id needs another version", "call", "Delete")
+		}
 		if err != nil && asError(ctx, err).Code == codes.NotFound {
 			err = nil // here, where it is counted
 		}
