@@ -290,6 +290,24 @@ func TestMessageSize(t *testing.T) {
 	require.ErrorContains(t, err, "larger than max")
 }
 
+// TestMessageSizeInParts: what comes in parts is not without limit.
+func TestMessageSizeInParts(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 10
+	w := start(t, backendplugin.Plugins{backendplugin.NewSync("s", &fakeSync[values, values]{
+		execute: func(_ context.Context, r *backendplugin.Request[values]) (*backendplugin.Status[values], error) {
+			return backendplugin.Succeeded(values{"o0": len(r.Inputs)}), nil
+		},
+	})}, backendplugin.WithMaxMessageSize(size))
+	half := strings.Repeat("x", size/2-100)
+	r, err := w.execute(w.within(), header("s"), part(values{"a": half}), part(values{"b": half}))
+	require.NoError(t, err)
+	require.Equal(t, int64(2), r.GetOutputs().GetLiterals()["o0"].GetScalar().GetPrimitive().GetInteger())
+	_, err = w.execute(w.within(), header("s"), part(values{"a": half}), part(values{"b": half}), part(values{"c": half}))
+	require.Equal(t, codes.ResourceExhausted, status.Code(err))
+	require.ErrorContains(t, err, "the inputs are larger than max (")
+}
+
 // TestConcurrencyLimit: one call too many is turned away with a pause, and a call that ignores its end keeps its place.
 func TestConcurrencyLimit(t *testing.T) {
 	const most = 3

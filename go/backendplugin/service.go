@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -248,7 +249,7 @@ func (s *service) GetTaskMetrics(ctx context.Context, r *admin.GetTaskMetricsReq
 // sent everything, and answers with one header that holds the outputs.
 func (s *service) ExecuteTaskSync(stream pb.SyncAgentService_ExecuteTaskSyncServer) error {
 	ctx := stream.Context()
-	header, inputs, err := readExecute(stream)
+	header, inputs, err := s.readExecute(stream)
 	if err != nil {
 		return err
 	}
@@ -274,9 +275,11 @@ func (s *service) ExecuteTaskSync(stream pb.SyncAgentService_ExecuteTaskSyncServ
 	}})
 }
 
-func readExecute(stream pb.SyncAgentService_ExecuteTaskSyncServer) (*admin.CreateRequestHeader, *core.LiteralMap, error) {
+// readExecute reads what the caller sends until it says that this is all. Inputs in parts have the limit of those in one message:
+// here they are kept.
+func (s *service) readExecute(stream pb.SyncAgentService_ExecuteTaskSyncServer) (*admin.CreateRequestHeader, *core.LiteralMap, error) {
 	var header *admin.CreateRequestHeader
-	inputs := &core.LiteralMap{Literals: map[string]*core.Literal{}}
+	inputs, size := &core.LiteralMap{Literals: map[string]*core.Literal{}}, 0
 	for {
 		part, err := stream.Recv()
 		switch {
@@ -294,6 +297,10 @@ func readExecute(stream pb.SyncAgentService_ExecuteTaskSyncServer) (*admin.Creat
 			}
 			header = part.Header
 		case *admin.ExecuteTaskSyncRequest_Inputs:
+			if size += proto.Size(part.Inputs); size > s.maxMessageSize {
+				return nil, nil, NewError(codes.ResourceExhausted, fmt.Errorf(
+					"the inputs are larger than max (%d vs. %d), the limit of this service (in the Go SDK, WithMaxMessageSize)", size, s.maxMessageSize))
+			}
 			for name, l := range part.Inputs.GetLiterals() {
 				if have, twice := inputs.GetLiterals()[name]; twice && !proto.Equal(have, l) {
 					return nil, nil, UserError("input %q came twice with different values", name)
