@@ -53,7 +53,8 @@ const defaultVersion = "v1"
 
 // New makes a plugin of impl for a task type. It also serves what impl can do beyond [Async]: [Sync], [BatchGetter], [Watcher],
 // [LogReader], [MetricsReader], [Prober]. What is wrong with it, such as a type that no literal can become, or a method by the name of
-// an ability that is something else, [NewServer] and [Serve] tell.
+// an ability that is something else, [NewServer] and [Serve] tell. Where the compiler cannot infer the types, one of the three methods
+// is wrong, and this names it: var _ backendplugin.Async[Inputs, ID, Outputs] = impl.
 func New[In, ID, Out any](taskType string, impl Async[In, ID, Out], opts ...PluginOption) *Plugin {
 	p := newPlugin[In, Out](taskType, impl, opts)
 	if p.err == nil {
