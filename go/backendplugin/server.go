@@ -130,6 +130,8 @@ type Server struct {
 	health  *health.Server
 	plugins Plugins
 	metrics *metrics
+	// slots are the places for calls; those that are taken are under way.
+	slots chan struct{}
 	// probing has the plugins whose probe is under way.
 	probing sync.Map
 	// ending is done when open streams that nobody would end are to end.
@@ -158,7 +160,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("backendplugin: %w", err)
 	}
-	s := &Server{opts: o, health: health.NewServer(), plugins: slices.Clone(plugins), metrics: m}
+	s := &Server{opts: o, health: health.NewServer(), plugins: slices.Clone(plugins), metrics: m, slots: make(chan struct{}, o.maxConcurrent)}
 	s.ending, s.end = context.WithCancel(context.Background())
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	server := []grpc.ServerOption{
@@ -177,7 +179,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	}
 	s.grpc = grpc.NewServer(append(server, o.server...)...)
 	svc := &service{
-		plugins: s.plugins, slots: make(chan struct{}, o.maxConcurrent), timeout: o.timeout, executeTimeout: o.executeTimeout,
+		plugins: s.plugins, slots: s.slots, timeout: o.timeout, executeTimeout: o.executeTimeout,
 		secrets: o.secrets, log: o.log, metrics: s.metrics, tracing: &tracing{o.tracers, o.propagator}, maxMessageSize: o.maxMessageSize,
 		maxWatches: o.maxWatches, looks: make(chan struct{}, watchLooks(o.maxConcurrent)), ending: s.ending,
 	}
@@ -417,23 +419,29 @@ func (s *Server) drain() error {
 
 // stop takes no more calls, and says whether those under way have ended within the time. The others are cut off.
 func (s *Server) stop(within time.Duration) bool {
-	drained := make(chan bool, 2)
+	patience, end := context.WithCancel(context.Background())
+	defer end()
+	drained := make(chan struct{}, 2)
 	go func() {
 		s.grpc.GracefulStop()
-		drained <- true
+		drained <- struct{}{}
 	}()
-	go func() { drained <- s.http == nil || s.http.stop(within) == nil }()
+	go func() {
+		if s.http != nil {
+			s.http.stop(patience)
+		}
+		drained <- struct{}{}
+	}()
 	expired := time.After(within)
 	ok := true
-	for range 2 {
+	for ended := 0; ended < cap(drained); {
 		select {
-		case one := <-drained:
-			ok = ok && one
+		case <-drained:
+			ended++
 		case <-expired:
-			ok = false
-			s.grpc.Stop() // which ends its graceful stop as well
-			expired = nil
-			<-drained
+			ok = len(s.slots) == 0 // callers that do not hang up by themselves are no loss
+			s.grpc.Stop()          // which ends its graceful stop as well
+			end()
 		}
 	}
 	return ok

@@ -456,6 +456,19 @@ func TestDrainEndsInTime(t *testing.T) {
 	require.Equal(t, codes.Unavailable, status.Code(<-result), "propeller makes the call again")
 }
 
+// TestDrainOfNothing: callers that are connected and wait for nothing are no calls that are cut off, however short the time is.
+func TestDrainOfNothing(t *testing.T) {
+	t.Parallel()
+	w := startREST(t, backendplugin.Plugins{versioned("")}, backendplugin.WithDrain(0, 0))
+	require.Eventually(t, func() bool { return health(w.world) == healthpb.HealthCheckResponse_SERVING }, limit, time.Millisecond)
+	require.Equal(t, 200, w.do("GET", "/healthz", "").status)
+	silent, err := net.Dial("tcp", strings.TrimPrefix(w.base, "http://"))
+	require.NoError(t, err)
+	defer silent.Close()
+	w.stop()
+	require.NoError(t, <-w.ended)
+}
+
 // sick is a plugin that can tell how it is.
 type sick struct {
 	simple
