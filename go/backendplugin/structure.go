@@ -71,7 +71,7 @@ func assign(x any, v reflect.Value) error {
 		v.Set(target)
 		return assign(x, target.Elem())
 	case reflect.Float32, reflect.Float64:
-		if f, ok := float(x); ok {
+		if f, ok := float(x); ok && !v.OverflowFloat(f) {
 			v.SetFloat(f)
 			return nil
 		}
