@@ -131,12 +131,12 @@ func early(ctx context.Context, limit time.Duration) (context.Context, context.C
 		left := time.Until(deadline)
 		left -= min(left/10, time.Second)
 		if limit == 0 || left < limit {
-			limit = left
+			return context.WithTimeout(ctx, left)
 		}
 	} else if limit == 0 {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, limit)
+	return context.WithTimeoutCause(ctx, limit, errOwnLimit)
 }
 
 // divide makes the calls of plugins' code that the tasks take, which put what they see into out. What no plugin is to be asked
@@ -209,7 +209,16 @@ func (s *service) getMany(ctx context.Context, p *Plugin, calls []*call, at []in
 		for _, c := range calls {
 			c.log = whole.log
 		}
-		return p.getMany(ctx, calls)
+		results, err := p.getMany(ctx, calls)
+		for i, r := range results {
+			if r.err != nil || r.state == nil {
+				continue
+			}
+			if err := s.sendable(r.state.resource); err != nil {
+				results[i].err = spoken(ctx, err)
+			}
+		}
+		return results, err
 	})
 	for n, i := range at {
 		if err != nil {
@@ -224,30 +233,22 @@ func (s *service) getOne(ctx context.Context, p *Plugin, c *call) looked {
 	if err := ctx.Err(); err != nil {
 		return looked{err: fmt.Errorf("the poll's time was over before this job's turn: %w", err)}
 	}
-	state, err := guarded(ctx, s, "Get", c, s.timeout, p.get)
+	state, err := guarded(ctx, s, "Get", c, s.timeout, s.get(p))
 	return looked{state, err}
 }
 
-// fit replaces results with which gRPC would give up the whole answer: those that cannot be sent, and those that make it larger
-// than a message may be.
+// fit replaces results that make the whole answer larger than a message may be. Each of them would fit alone.
 func fit(ctx context.Context, results []*flytebackendv1.TaskResult, most int) {
 	const reserved = 256 // a result that says so takes less
 	room := most - reserved*len(results)
 	for i := range results {
-		raw, err := proto.Marshal(results[i])
-		size := len(raw) + 24 // with what is round it
-		switch {
-		case err != nil: // text that is not UTF-8, in a link or an output
-			err = SystemError("the plugin's answer cannot be sent: %w", err)
-		case size-reserved <= room:
+		size := proto.Size(results[i]) + 24 // with what is round it
+		if size-reserved <= room {
 			room -= max(0, size-reserved)
 			continue
-		case size > most: // as gRPC says it of an answer of GetTask: to wait is no use
-			err = NewError(codes.ResourceExhausted, fmt.Errorf("trying to send message larger than max (%d vs. %d)", size, most))
-		default:
-			err = Overloaded(0, "there was no room for this job's %d bytes beside the others' in an answer of %d", size, most)
 		}
-		results[i] = looked{err: err}.result(ctx) //nolint:gosec // i is one of its own
+		err := Overloaded(0, "there was no room for this job's %d bytes beside the others' in an answer of %d", size, most)
+		results[i] = looked{err: err}.result(ctx)
 	}
 }
 

@@ -159,7 +159,7 @@ func TestGetTasksFit(t *testing.T) {
 		reason    string
 		ids, want []string
 	}{
-		{"one that no message takes", []string{"large", "small"}, []string{"ResourceExhausted: trying to send message larger than max (", "SUCCEEDED"}},
+		{"one that no message takes", []string{"large", "small"}, []string{"ResourceExhausted: the plugin's answer is larger than max (", "SUCCEEDED"}},
 		{"one that cannot be sent", []string{"broken", "small"}, []string{"Internal: the plugin's answer cannot be sent: ", "SUCCEEDED"}},
 		{"two that fit", []string{"third", "third"}, []string{"SUCCEEDED", "SUCCEEDED"}},
 		{

@@ -128,7 +128,7 @@ func TestGetTasksThatFail(t *testing.T) {
 		"Internal: the plugin panicked in GetMany; its log has the details (0s)": func(context.Context, []*backendplugin.Job[string]) ([]backendplugin.Result[values], error) {
 			panic("p")
 		},
-		"DeadlineExceeded: GetMany did not end in time: context deadline exceeded (0s)": func(ctx context.Context, _ []*backendplugin.Job[string]) ([]backendplugin.Result[values], error) {
+		"DeadlineExceeded: GetMany did not end within 100ms, the limit of this service (in the Go SDK, WithTimeout): context deadline exceeded (0s)": func(ctx context.Context, _ []*backendplugin.Job[string]) ([]backendplugin.Result[values], error) {
 			<-within(t).Done() // it does not look at its context, and ends with the test
 			return nil, ctx.Err()
 		},

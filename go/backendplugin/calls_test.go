@@ -99,6 +99,9 @@ func TestJobIDsThatCannotBe(t *testing.T) {
 	w := start(t, backendplugin.Plugins{
 		backendplugin.New("text", &simple{create: func(context.Context, *backendplugin.Request[values]) (string, error) { return id, nil }}),
 		backendplugin.New("typed", &fake[values, batch, values]{}),
+		backendplugin.New("pointer", &fake[values, *batch, values]{create: func(context.Context, *backendplugin.Request[values]) (*batch, error) {
+			return nil, nil //nolint:nilnil // it is what must be noticed
+		}}),
 	})
 	_, err := w.create(w.within(), "text", nil)
 	require.ErrorContains(t, err, "Internal desc = the plugin gave a job id of 0 bytes; it takes 1 to 65536")
@@ -108,12 +111,77 @@ func TestJobIDsThatCannotBe(t *testing.T) {
 	id = id[1:]
 	_, err = w.create(w.within(), "text", nil)
 	require.NoError(t, err)
+	_, err = w.create(w.within(), "pointer", nil)
+	require.ErrorContains(t, err, "Internal desc = the plugin gave a job id that is nil")
 	_, err = w.get(w.within(), "typed", "no JSON, and secret")
 	require.ErrorContains(t, err, "NotFound desc = no such job")
 	require.NotContains(t, err.Error()+w.log.String(), "secret")
 	require.NoError(t, w.delete(w.within(), "typed", "no JSON"), "a job that cannot be is gone")
 	_, err = w.get(w.within(), "typed", "")
 	require.ErrorContains(t, err, "InvalidArgument")
+}
+
+// TestJobIDsOfOthers: JSON that Create cannot have written is no job, instead of one whose fields are all zero. What another
+// version of the plugin wrote is one.
+func TestJobIDsOfOthers(t *testing.T) {
+	type located struct {
+		Zone string `json:"zone,omitempty"`
+		Job  batch  `json:"job"`
+		Try  *int   `json:"try"`
+	}
+	type optional struct {
+		Name string `json:"name,omitempty"`
+	}
+	type inside struct{ batch }
+	for _, tt := range []struct {
+		reason string
+		plugin *backendplugin.Plugin
+		id     string
+		job    bool
+	}{
+		{"nothing", looksAt[batch](), `{}`, false},
+		{"null", looksAt[batch](), `null`, false},
+		{"null, for a pointer", looksAt[*batch](), " null\n", false},
+		{"null, for a number", looksAt[int](), `null`, false},
+		{"a job id of another service", looksAt[batch](), `{"project":"p","job_id":"7"}`, false},
+		{"the same, for a pointer", looksAt[*batch](), `{"project":"p","job_id":"7"}`, false},
+		{"what follows JSON", looksAt[batch](), `{"Region":"eu"} {}`, false},
+		{"a list", looksAt[batch](), `[]`, false},
+		{"a field of another type", looksAt[batch](), `{"Region":7}`, false},
+		{"only what may be left out", looksAt[located](), `{"zone":"a"}`, false},
+		{"one that a version with fewer fields wrote", looksAt[batch](), `{"Region":"eu"}`, true},
+		{"one that a version with more fields wrote", looksAt[batch](), `{"Region":"eu","Parts":null,"Since":"1970-01-01T00:00:00Z","More":1}`, true},
+		{"a field that is written though it is zero", looksAt[located](), `{"try":null}`, true},
+		{"all of them may be left out", looksAt[optional](), `{}`, true},
+		{"fields of a struct inside", looksAt[inside](), `{"Region":"eu"}`, true},
+		{"none of them", looksAt[inside](), `{"Area":"eu"}`, false},
+		{"a map has no fields", looksAt[map[string]string](), `{}`, true},
+		{"a type that reads itself", looksAt[time.Time](), `"1970-01-01T00:00:00Z"`, true},
+	} {
+		t.Run(tt.reason, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, backendplugin.Plugins{tt.plugin})
+			_, err := w.get(w.within(), "a", tt.id)
+			if tt.job {
+				require.NoError(t, err)
+				require.ErrorContains(t, w.delete(w.within(), "a", tt.id), "deleted")
+				return
+			}
+			require.ErrorContains(t, err, "NotFound desc = no such job: its id is none of this plugin's")
+			require.NoError(t, w.delete(w.within(), "a", tt.id), "it is not deleted by the plugin")
+			require.Contains(t, w.log.String(), "level=WARN msg=\"nothing was deleted: ", "or else a job that goes on would go unnoticed")
+		})
+	}
+}
+
+// looksAt is a plugin that gets any job, and says so when it is to delete one.
+func looksAt[ID any]() *backendplugin.Plugin {
+	return backendplugin.New("a", &fake[values, ID, values]{
+		get: func(context.Context, *backendplugin.Job[ID]) (*backendplugin.Status[values], error) {
+			return backendplugin.Running[values]("runs"), nil
+		},
+		delete: func(context.Context, *backendplugin.Job[ID]) error { return backendplugin.SystemError("deleted") },
+	})
 }
 
 // TestStatelessness: any of two replicas answers any call about any job.
@@ -154,6 +222,7 @@ func TestStatuses(t *testing.T) {
 		{"aborted", &backendplugin.Status[values]{Phase: backendplugin.PhaseAborted}, &admin.Resource{Phase: core.TaskExecution_ABORTED}, ""},
 		{"no status", nil, nil, "Internal desc = the plugin gave no status"},
 		{"no phase", &backendplugin.Status[values]{}, nil, "Internal desc = the plugin gave a status without a phase"},
+		{"a phase of nobody's", &backendplugin.Status[values]{Phase: 99}, nil, "Internal desc = the plugin gave a status with the phase 99, which Flyte does not have"},
 		{"outputs that are none", backendplugin.Succeeded(values{"o0": func() {}}), nil, "Internal desc = the plugin's outputs: o0: no literal can be made of a func()"},
 		{"info that is none", &backendplugin.Status[values]{Phase: backendplugin.PhaseRunning, Info: 7}, nil, "Internal desc = the plugin's info: a int is no struct and no map"},
 	} {

@@ -131,6 +131,9 @@ func asError(ctx context.Context, err error) *Error {
 		if e == nil || e.Code == codes.OK || e.Err == nil { // a plugin made it by hand, and left it half empty
 			return NewError(codes.Unknown, fmt.Errorf("the plugin returned an error without a code or a cause: %w", err))
 		}
+		if e.Code > codes.Unauthenticated { // such as an HTTP status; gRPC has no more codes
+			return &Error{Code: codes.Unknown, Reason: e.Reason, RetryAfter: e.RetryAfter, Err: err}
+		}
 		return &Error{Code: e.Code, Reason: e.Reason, RetryAfter: e.RetryAfter, Err: err} // with the text of what wraps it
 	}
 	switch {

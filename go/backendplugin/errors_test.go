@@ -46,6 +46,7 @@ var failures = []struct {
 	{"cancelled, and not by the caller", context.Canceled, codes.Unknown, "context canceled", 0, false},
 	{"an error that was left empty", &backendplugin.Error{}, codes.Unknown, "without a code or a cause", 0, false},
 	{"an error that is nil and yet is not", error((*backendplugin.Error)(nil)), codes.Unknown, "without a code or a cause", 0, false},
+	{"a code that gRPC does not have", backendplugin.NewError(404, errors.New("HTTP 404")), codes.Unknown, "HTTP 404", 0, false},
 	{"text that is not UTF-8", backendplugin.UserError("bad \xff"), codes.InvalidArgument, "bad \uFFFD", 0, true},
 }
 

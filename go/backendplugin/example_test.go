@@ -44,5 +44,7 @@ func (total) Execute(_ context.Context, r *backendplugin.Request[map[string]int6
 
 func ExampleNewSync() {
 	plugin := backendplugin.NewSync("total", total{})
-	log.Fatal(backendplugin.Serve(context.Background(), backendplugin.Plugins{plugin}, backendplugin.WithPlainText()))
+	if err := backendplugin.Serve(context.Background(), backendplugin.Plugins{plugin}, backendplugin.WithPlainText()); err != nil {
+		log.Fatal(err)
+	}
 }

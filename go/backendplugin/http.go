@@ -135,15 +135,11 @@ func (h *httpServer) serve(lis net.Listener) error {
 	return err
 }
 
-// stop ends it when calls under way have ended, or time is up: then it gives an error, and they are cut off.
-func (h *httpServer) stop(within time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), within)
-	defer cancel()
-	if err := h.server.Shutdown(ctx); err != nil {
+// stop ends it when calls under way have ended, or with ctx: then they are cut off.
+func (h *httpServer) stop(ctx context.Context) {
+	if h.server.Shutdown(ctx) != nil {
 		_ = h.server.Close()
-		return err
 	}
-	return nil
 }
 
 // getOnly answers methods that a page does not have. A caller that does not read the page is not waited for without end.

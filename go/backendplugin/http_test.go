@@ -263,7 +263,7 @@ func TestCallsAreCutOff(t *testing.T) {
 	require.NoError(t, err)
 	<-entered
 	w.stop()
-	require.ErrorContains(t, <-w.ended, "calls were cut off that had not ended 50ms after the server began to drain")
+	require.ErrorContains(t, <-w.ended, "calls were cut off that had not ended 50ms after the server had stopped to take new ones")
 	raw, _ := io.ReadAll(conn) // it ends with an error or without
 	require.Empty(t, raw)
 	_, err = net.Dial("tcp", lis.Addr().String())

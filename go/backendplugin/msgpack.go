@@ -132,7 +132,7 @@ func (r *reader) sized(bytes, extra int) ([]byte, error) {
 //nolint:gosec // the conversions are what the format means: a number's sign is in its kind
 func (r *reader) value(depth int) (any, error) {
 	if depth > maxDepth {
-		return nil, errors.New("it nests too deep")
+		return nil, errTooDeep
 	}
 	first, err := r.take(1)
 	if err != nil {

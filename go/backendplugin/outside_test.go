@@ -121,7 +121,7 @@ func TestOutsideTheRepository(t *testing.T) {
 	for lines.Scan() {
 		drained.WriteString(lines.Text() + "\n")
 	}
-	_ = cmd.Wait()
+	require.NoError(t, cmd.Wait(), "a graceful end is no failure")
 	require.Contains(t, drained.String(), "draining")
 	require.Contains(t, drained.String(), "drained")
 }

@@ -5,17 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel/propagation"
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
@@ -28,97 +26,6 @@ import (
 	pb "github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
 )
 
-// Defaults of a server.
-const (
-	DefaultAddress        = ":8000"
-	DefaultMaxMessageSize = 16 << 20 // bytes, as propeller's
-	DefaultMaxConcurrent  = 1024
-	DefaultTimeout        = 30 * time.Second
-	DefaultReadinessDelay = 5 * time.Second
-	DefaultDrainTimeout   = 20 * time.Second
-)
-
-type options struct {
-	address        string
-	tls            *certificates
-	clientCA       string
-	plainText      bool
-	maxMessageSize int
-	maxConcurrent  int
-	timeout        time.Duration
-	executeTimeout time.Duration
-	readinessDelay time.Duration
-	drainTimeout   time.Duration
-	probeInterval  time.Duration
-	secrets        Secrets
-	log            *slog.Logger
-	server         []grpc.ServerOption
-	headerTimeout  time.Duration // of REST callers; 0 is ten seconds
-	restAddress    string
-	restListener   net.Listener
-	maxWatches     int
-	metricsAddress string
-	registerer     prometheus.Registerer
-	tracers        trace.TracerProvider
-	propagator     propagation.TextMapPropagator
-}
-
-// Option changes how plugins are served.
-type Option func(*options)
-
-// WithAddress is where [Serve] listens; [DefaultAddress] unless said otherwise.
-func WithAddress(address string) Option { return func(o *options) { o.address = address } }
-
-// WithTLS serves with a certificate and its key, PEM files that are read again when they change.
-func WithTLS(certFile, keyFile string) Option {
-	return func(o *options) { o.tls = &certificates{cert: certFile, key: keyFile} }
-}
-
-// WithClientCA asks for client certificates, and accepts those that a CA of the PEM file signed. It needs WithTLS.
-func WithClientCA(caFile string) Option { return func(o *options) { o.clientCA = caFile } }
-
-// WithPlainText serves without encryption and without knowing who calls: for one machine, or behind a mesh that encrypts.
-func WithPlainText() Option { return func(o *options) { o.plainText = true } }
-
-// WithMaxMessageSize limits a message, received or sent, in bytes; a larger one is RESOURCE_EXHAUSTED. [DefaultMaxMessageSize]
-// is propeller's own default: raise both (maxMessageSizeBytes there).
-func WithMaxMessageSize(bytes int) Option { return func(o *options) { o.maxMessageSize = bytes } }
-
-// WithMaxConcurrent limits how many calls run plugins' code at once; [DefaultMaxConcurrent] unless said otherwise. One more is
-// RESOURCE_EXHAUSTED, and propeller asks again a second later.
-func WithMaxConcurrent(calls int) Option { return func(o *options) { o.maxConcurrent = calls } }
-
-// WithTimeout limits a call of Create, Get, GetMany, Delete, Logs or Metrics, beside the caller's own deadline; [DefaultTimeout]
-// unless said otherwise, and 0 means no limit. A call that takes longer is DEADLINE_EXCEEDED, whether the plugin returns or not.
-// It also limits a poll of many jobs as a whole, in which that is the result of those jobs that were not looked at by then.
-func WithTimeout(d time.Duration) Option { return func(o *options) { o.timeout = d } }
-
-// WithExecuteTimeout limits a call of Execute; without, its caller's deadline is the limit.
-func WithExecuteTimeout(d time.Duration) Option { return func(o *options) { o.executeTimeout = d } }
-
-// WithDrain says how the server ends: it reports that it is not ready and still answers for readinessDelay, so that load
-// balancers see it; then it takes no more calls, and those under way have drainTimeout to end. Both together should be less
-// than the pod's terminationGracePeriodSeconds.
-func WithDrain(readinessDelay, drainTimeout time.Duration) Option {
-	return func(o *options) { o.readinessDelay, o.drainTimeout = readinessDelay, drainTimeout }
-}
-
-// WithProbeInterval is how often a [Prober] is asked, and how long it has to answer; ten seconds unless said otherwise.
-func WithProbeInterval(d time.Duration) Option { return func(o *options) { o.probeInterval = d } }
-
-// WithSecrets changes where secrets are.
-func WithSecrets(s Secrets) Option { return func(o *options) { o.secrets = s } }
-
-// WithLogger is where the server and [Request.Log] write; slog.Default unless said otherwise. Inputs, outputs, job ids and
-// secrets are never logged.
-func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
-
-// WithServerOptions adds options of grpc: interceptors, stats handlers, keepalive. They see every call over gRPC with the code
-// that it ends with; a span that one of them begins is the parent of the plugin's.
-func WithServerOptions(opts ...grpc.ServerOption) Option {
-	return func(o *options) { o.server = append(o.server, opts...) }
-}
-
 // Server is a server of plugins: flyteidl's AsyncAgentService, SyncAgentService and AgentMetadataService over gRPC, with health
 // and reflection, and the same over REST if asked to ([WithREST]).
 type Server struct {
@@ -128,6 +35,10 @@ type Server struct {
 	health  *health.Server
 	plugins Plugins
 	metrics *metrics
+	// slots are the places for calls; those that are taken are under way.
+	slots chan struct{}
+	// probing has the plugins whose probe is under way.
+	probing sync.Map
 	// ending is done when open streams that nobody would end are to end.
 	ending context.Context
 	end    context.CancelFunc
@@ -154,7 +65,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("backendplugin: %w", err)
 	}
-	s := &Server{opts: o, health: health.NewServer(), plugins: slices.Clone(plugins), metrics: m}
+	s := &Server{opts: o, health: health.NewServer(), plugins: slices.Clone(plugins), metrics: m, slots: make(chan struct{}, o.maxConcurrent)}
 	s.ending, s.end = context.WithCancel(context.Background())
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	server := []grpc.ServerOption{
@@ -173,7 +84,7 @@ func NewServer(plugins Plugins, opts ...Option) (*Server, error) {
 	}
 	s.grpc = grpc.NewServer(append(server, o.server...)...)
 	svc := &service{
-		plugins: s.plugins, slots: make(chan struct{}, o.maxConcurrent), timeout: o.timeout, executeTimeout: o.executeTimeout,
+		plugins: s.plugins, slots: s.slots, timeout: o.timeout, executeTimeout: o.executeTimeout,
 		secrets: o.secrets, log: o.log, metrics: s.metrics, tracing: &tracing{o.tracers, o.propagator}, maxMessageSize: o.maxMessageSize,
 		maxWatches: o.maxWatches, looks: make(chan struct{}, watchLooks(o.maxConcurrent)), ending: s.ending,
 	}
@@ -226,28 +137,6 @@ func (p *Plugin) overlaps(other *Plugin) bool {
 	return slices.ContainsFunc(p.taskTypeVersions, func(v int32) bool { return slices.Contains(other.taskTypeVersions, v) })
 }
 
-func (o *options) check() error {
-	switch {
-	case o.plainText && (o.tls != nil || o.clientCA != ""):
-		return errors.New("backendplugin: WithPlainText and TLS exclude each other")
-	case !o.plainText && o.tls == nil:
-		return errors.New("backendplugin: refusing to listen without TLS: give a certificate by WithTLS, or say WithPlainText to serve without encryption")
-	case o.maxMessageSize <= 0 || o.maxMessageSize > math.MaxInt32:
-		return fmt.Errorf("backendplugin: WithMaxMessageSize(%d) is not between 1 byte and 2 GiB", o.maxMessageSize)
-	case o.maxConcurrent <= 0:
-		return fmt.Errorf("backendplugin: WithMaxConcurrent(%d) would answer no call", o.maxConcurrent)
-	case o.timeout < 0 || o.executeTimeout < 0 || o.readinessDelay < 0 || o.drainTimeout < 0:
-		return errors.New("backendplugin: a timeout is negative")
-	case o.probeInterval <= 0:
-		return fmt.Errorf("backendplugin: WithProbeInterval(%s) is not positive", o.probeInterval)
-	case o.log == nil:
-		return errors.New("backendplugin: WithLogger got nil")
-	case o.maxWatches <= 0:
-		return fmt.Errorf("backendplugin: WithMaxWatches(%d) would follow no job", o.maxWatches)
-	}
-	return nil
-}
-
 // endWatches ends what watches the server's health when the server ends; a graceful stop would wait for it.
 func (s *Server) endWatches(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	if strings.HasPrefix(info.FullMethod, "/flyteidl.") {
@@ -267,7 +156,8 @@ type streamWithContext struct {
 func (s *streamWithContext) Context() context.Context { return s.ctx }
 
 // Serve serves plugins until ctx ends or the process gets SIGTERM or an interrupt, then drains ([WithDrain]); another signal
-// ends the process at once. It blocks, and gives nil after all calls ended.
+// ends the process at once. It blocks, and gives nil after all calls have ended, and an error when it cannot serve or had to cut calls
+// off.
 func Serve(ctx context.Context, plugins Plugins, opts ...Option) error {
 	s, err := NewServer(plugins, opts...)
 	if err != nil {
@@ -336,43 +226,62 @@ func (s *Server) listenREST(ctx context.Context) (net.Listener, error) {
 	return (&net.ListenConfig{}).Listen(ctx, "tcp", s.opts.restAddress)
 }
 
-// probe asks the plugins that can tell whether they can work, and reports it as the server's health.
+// probe asks the plugins that can tell whether they can work, all at once, and reports it as the server's health. It ends with ctx, and
+// after the interval at the latest, whatever they do.
 func (s *Server) probe(ctx context.Context) {
-	now := healthpb.HealthCheckResponse_SERVING
+	within, cancel := context.WithTimeout(ctx, s.opts.probeInterval)
+	defer cancel()
+	var failed atomic.Bool
+	var all sync.WaitGroup
 	for _, p := range s.plugins {
 		if p.probe == nil {
 			continue
 		}
-		within, cancel := context.WithTimeout(ctx, s.opts.probeInterval)
-		err := probeOne(within, p)
-		cancel()
-		if err != nil && ctx.Err() == nil {
-			s.opts.log.WarnContext(ctx, "a plugin is not ready", "plugin", p.String(), "error", err)
-		}
-		if err != nil {
-			now = healthpb.HealthCheckResponse_NOT_SERVING
-		}
+		all.Go(func() {
+			err := s.probeOne(within, p)
+			if err != nil && ctx.Err() == nil {
+				s.opts.log.WarnContext(ctx, "a plugin is not ready", "plugin", p.String(), "error", err)
+			}
+			if err != nil {
+				failed.Store(true)
+			}
+		})
+	}
+	all.Wait()
+	now, word := healthpb.HealthCheckResponse_SERVING, &ready
+	if failed.Load() {
+		now, word = healthpb.HealthCheckResponse_NOT_SERVING, &notReady
 	}
 	s.health.SetServingStatus("", now)
-	isReady := now == healthpb.HealthCheckResponse_SERVING
-	s.metrics.setReady(isReady)
-	if s.http == nil {
-		return
-	}
-	if isReady {
-		s.http.ready.Store(&ready)
-	} else {
-		s.http.ready.Store(&notReady)
+	s.metrics.setReady(word == &ready)
+	if s.http != nil {
+		s.http.ready.Store(word)
 	}
 }
 
-func probeOne(ctx context.Context, p *Plugin) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("it panicked: %v", r)
-		}
+// probeOne does not wait for a probe that ignores the end of its time, and asks no other one until it has ended.
+func (s *Server) probeOne(ctx context.Context, p *Plugin) error {
+	if _, still := s.probing.LoadOrStore(p, true); still {
+		return errors.New("its last probe has not ended")
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := errors.New("it ended its goroutine")
+		defer func() {
+			if r := recover(); r != nil {
+				err = fmt.Errorf("it panicked: %v", r)
+			}
+			s.probing.Delete(p)
+			done <- err
+		}()
+		err = p.probe(ctx)
 	}()
-	return p.probe(ctx)
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("it did not answer within %s", s.opts.probeInterval)
+	}
 }
 
 func (s *Server) drain() error {
@@ -385,7 +294,7 @@ func (s *Server) drain() error {
 	<-time.After(s.opts.readinessDelay)
 	s.end()
 	if !s.stop(s.opts.drainTimeout) {
-		return fmt.Errorf("backendplugin: calls were cut off that had not ended %s after the server began to drain", s.opts.drainTimeout)
+		return fmt.Errorf("backendplugin: calls were cut off that had not ended %s after the server had stopped to take new ones", s.opts.drainTimeout)
 	}
 	s.opts.log.Info("drained")
 	return nil
@@ -393,23 +302,29 @@ func (s *Server) drain() error {
 
 // stop takes no more calls, and says whether those under way have ended within the time. The others are cut off.
 func (s *Server) stop(within time.Duration) bool {
-	drained := make(chan bool, 2)
+	patience, end := context.WithCancel(context.Background())
+	defer end()
+	drained := make(chan struct{}, 2)
 	go func() {
 		s.grpc.GracefulStop()
-		drained <- true
+		drained <- struct{}{}
 	}()
-	go func() { drained <- s.http == nil || s.http.stop(within) == nil }()
+	go func() {
+		if s.http != nil {
+			s.http.stop(patience)
+		}
+		drained <- struct{}{}
+	}()
 	expired := time.After(within)
 	ok := true
-	for range 2 {
+	for ended := 0; ended < cap(drained); {
 		select {
-		case one := <-drained:
-			ok = ok && one
+		case <-drained:
+			ended++
 		case <-expired:
-			ok = false
-			s.grpc.Stop() // which ends its graceful stop as well
-			expired = nil
-			<-drained
+			ok = len(s.slots) == 0 // callers that do not hang up by themselves are no loss
+			s.grpc.Stop()          // which ends its graceful stop as well
+			end()
 		}
 	}
 	return ok

@@ -19,7 +19,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
@@ -54,6 +53,15 @@ func TestRefusals(t *testing.T) {
 		{"an implementation that is nil", backendplugin.Plugins{backendplugin.New[values, string, values]("a", nil)}, []backendplugin.Option{plain}, `task type "a": it is nil`},
 		{"no task type", backendplugin.Plugins{backendplugin.New("", &simple{}, backendplugin.WithName("n"))}, []backendplugin.Option{plain}, "it has no task type"},
 		{"no name", backendplugin.Plugins{versioned("", backendplugin.WithName(""))}, []backendplugin.Option{plain}, "its name is empty"},
+		{
+			"a log that is read in another way", backendplugin.Plugins{backendplugin.New("a", &misread{})}, []backendplugin.Option{plain},
+			"its method Logs would not be served: it is a func(context.Context, string) ([]string, error), and " +
+				"Logs(context.Context, *backendplugin.Job[string], backendplugin.LogQuery) (*backendplugin.LogPage, error) is due",
+		},
+		{
+			"a probe that only the pointer has", backendplugin.Plugins{backendplugin.NewSync("s", pointed{})}, []backendplugin.Option{plain},
+			"its method Probe would not be served: it is one of *backendplugin_test.pointed, and what is registered is a backendplugin_test.pointed",
+		},
 		{"a version that cannot be routed", backendplugin.Plugins{versioned("", backendplugin.WithVersion("v 1"))}, []backendplugin.Option{plain}, `its version "v 1" is not made of`},
 		{"a task type version that means any", backendplugin.Plugins{versioned("", backendplugin.WithTaskTypeVersions(0))}, []backendplugin.Option{plain}, "a version is a positive number"},
 		{"two of the same", backendplugin.Plugins{versioned(""), versioned("")}, []backendplugin.Option{plain}, "two plugins serve task type \"a\" in version v1"},
@@ -75,6 +83,18 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 }
+
+type misread struct{ simple }
+
+func (*misread) Logs(context.Context, string) ([]string, error) { return nil, nil }
+
+type pointed struct{}
+
+func (pointed) Execute(context.Context, *backendplugin.Request[values]) (*backendplugin.Status[values], error) {
+	return backendplugin.Succeeded(values{}), nil
+}
+
+func (*pointed) Probe(context.Context) error { return nil }
 
 // TestServeCannotListen: an address that is taken is an error at once.
 func TestServeCannotListen(t *testing.T) {
@@ -269,6 +289,24 @@ func TestMessageSize(t *testing.T) {
 	require.ErrorContains(t, err, "larger than max")
 }
 
+// TestMessageSizeInParts: what comes in parts is not without limit.
+func TestMessageSizeInParts(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 10
+	w := start(t, backendplugin.Plugins{backendplugin.NewSync("s", &fakeSync[values, values]{
+		execute: func(_ context.Context, r *backendplugin.Request[values]) (*backendplugin.Status[values], error) {
+			return backendplugin.Succeeded(values{"o0": len(r.Inputs)}), nil
+		},
+	})}, backendplugin.WithMaxMessageSize(size))
+	half := strings.Repeat("x", size/2-100)
+	r, err := w.execute(w.within(), header("s"), part(values{"a": half}), part(values{"b": half}))
+	require.NoError(t, err)
+	require.Equal(t, int64(2), r.GetOutputs().GetLiterals()["o0"].GetScalar().GetPrimitive().GetInteger())
+	_, err = w.execute(w.within(), header("s"), part(values{"a": half}), part(values{"b": half}), part(values{"c": half}))
+	require.Equal(t, codes.ResourceExhausted, status.Code(err))
+	require.ErrorContains(t, err, "the inputs are larger than max (")
+}
+
 // TestConcurrencyLimit: one call too many is turned away with a pause, and a call that ignores its end keeps its place.
 func TestConcurrencyLimit(t *testing.T) {
 	const most = 3
@@ -341,107 +379,6 @@ func TestManyCallsAtOnce(t *testing.T) {
 	for range callers {
 		require.NoError(t, <-results)
 	}
-}
-
-func health(w *world) healthpb.HealthCheckResponse_ServingStatus {
-	r, err := healthpb.NewHealthClient(w.conn).Check(w.within(), &healthpb.HealthCheckRequest{})
-	if err != nil {
-		return healthpb.HealthCheckResponse_UNKNOWN
-	}
-	return r.GetStatus()
-}
-
-// TestDrain: readiness goes first while calls are still answered, then calls under way end, then Serve returns.
-func TestDrain(t *testing.T) {
-	entered, release := make(chan struct{}), make(chan struct{})
-	p := &simple{
-		create: func(context.Context, *backendplugin.Request[values]) (string, error) {
-			close(entered)
-			<-release
-			return "j", nil
-		},
-		delete: func(context.Context, *backendplugin.Job[string]) error { return nil },
-	}
-	w := start(t, backendplugin.Plugins{backendplugin.New("a", p)}, backendplugin.WithDrain(time.Second, limit))
-	require.Eventually(t, func() bool { return health(w) == healthpb.HealthCheckResponse_SERVING }, limit, time.Millisecond)
-	watch, err := healthpb.NewHealthClient(w.conn).Watch(w.within(), &healthpb.HealthCheckRequest{})
-	require.NoError(t, err)
-	result := make(chan error, 1)
-	go func() {
-		_, err := w.create(w.within(), "a", nil)
-		result <- err
-	}()
-	<-entered
-	w.stop()
-	for s := healthpb.HealthCheckResponse_SERVING; s != healthpb.HealthCheckResponse_NOT_SERVING; {
-		r, err := watch.Recv()
-		require.NoError(t, err)
-		s = r.GetStatus()
-	}
-	require.NoError(t, w.delete(w.within(), "a", "j"), "it still answers")
-	require.Eventually(t, func() bool { // the port is closed
-		conn, err := net.Dial("tcp", w.address)
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err != nil
-	}, limit, 10*time.Millisecond)
-	select {
-	case err := <-w.ended:
-		t.Fatal("it ended before its call did: ", err)
-	default:
-	}
-	close(release)
-	require.NoError(t, <-result, "a call under way is answered")
-	require.NoError(t, <-w.ended)
-}
-
-// TestDrainEndsInTime: a call that does not end is cut off.
-func TestDrainEndsInTime(t *testing.T) {
-	entered := make(chan struct{})
-	w := start(t, backendplugin.Plugins{backendplugin.NewSync("s", &fakeSync[values, values]{
-		execute: func(ctx context.Context, _ *backendplugin.Request[values]) (*backendplugin.Status[values], error) {
-			close(entered)
-			<-ctx.Done()
-			return nil, ctx.Err()
-		},
-	})}, backendplugin.WithDrain(0, 50*time.Millisecond))
-	result := make(chan error, 1)
-	go func() {
-		_, err := w.execute(w.within(), header("s"))
-		result <- err
-	}()
-	<-entered
-	w.stop()
-	require.ErrorContains(t, <-w.ended, "calls were cut off that had not ended 50ms after")
-	require.Equal(t, codes.Unavailable, status.Code(<-result), "propeller makes the call again")
-}
-
-// sick is a plugin that can tell how it is.
-type sick struct {
-	simple
-	state atomic.Pointer[func() error]
-}
-
-func (s *sick) Probe(context.Context) error { return (*s.state.Load())() }
-
-func TestProbe(t *testing.T) {
-	p := &sick{}
-	set := func(f func() error) { p.state.Store(&f) }
-	set(func() error { return errors.New("no database") })
-	p.delete = func(context.Context, *backendplugin.Job[string]) error { return nil }
-	w := start(t, backendplugin.Plugins{backendplugin.New("a", p), versioned("", backendplugin.WithVersion("v2"))}, backendplugin.WithProbeInterval(10*time.Millisecond))
-	until := func(want healthpb.HealthCheckResponse_ServingStatus) {
-		t.Helper()
-		require.Eventually(t, func() bool { return health(w) == want }, limit, time.Millisecond)
-	}
-	require.Eventually(t, func() bool { return strings.Contains(w.log.String(), "no database") }, limit, time.Millisecond)
-	until(healthpb.HealthCheckResponse_NOT_SERVING)
-	require.NoError(t, w.delete(with(w.within(), versionHeader, "v1"), "a", "j"), "calls are still answered")
-	set(func() error { return nil })
-	until(healthpb.HealthCheckResponse_SERVING)
-	set(func() error { panic("broken") })
-	until(healthpb.HealthCheckResponse_NOT_SERVING)
 }
 
 // TestReflection: tools such as grpcurl find the services.

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -53,83 +51,6 @@ type service struct {
 	ending context.Context
 }
 
-// find gives the plugin for a task: of those of its type that can do what is asked, the version that the caller names, else
-// the highest; one that names the template's version goes before one that takes any.
-//
-// A call about a job may leave the task type version out, since the job's plugin version is known: then one plugin that it can
-// mean will do.
-func (s *service) find(taskType, version string, taskTypeVersion int32, aboutJob bool, can func(*Plugin) bool) (*Plugin, error) {
-	var best *Plugin
-	var limited Plugins
-	var bestExact, known bool
-	for _, p := range s.plugins {
-		if p.taskType != taskType || version != "" && p.version != version {
-			continue
-		}
-		known = true
-		exact := slices.Contains(p.taskTypeVersions, taskTypeVersion)
-		if !can(p) {
-			continue
-		}
-		if !exact && len(p.taskTypeVersions) > 0 {
-			limited = append(limited, p)
-			continue
-		}
-		if best == nil || exact && !bestExact || exact == bestExact && natural(p.version, best.version) > 0 {
-			best, bestExact = p, exact
-		}
-	}
-	switch {
-	case best != nil:
-		return best, nil
-	case aboutJob && taskTypeVersion == 0 && len(limited) == 1:
-		return limited[0], nil
-	case known:
-		return nil, NewError(codes.NotFound, fmt.Errorf("the plugin for task type %q%s does not take this call for task type version %d",
-			taskType, named(version), taskTypeVersion))
-	default:
-		return nil, NotFound("this service has no plugin for task type %q%s", taskType, named(version))
-	}
-}
-
-func named(version string) string {
-	if version == "" {
-		return ""
-	}
-	return " in version " + version
-}
-
-// natural compares versions with the numbers in them as numbers: v10 comes after v9.
-func natural(a, b string) int {
-	for a != "" && b != "" {
-		x, y := run(a), run(b)
-		a, b = a[len(x):], b[len(y):]
-		if digit(x[0]) && digit(y[0]) {
-			m, n := strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
-			if c := cmp.Or(cmp.Compare(len(m), len(n)), strings.Compare(m, n)); c != 0 {
-				return c
-			}
-			continue
-		}
-		if c := strings.Compare(x, y); c != 0 {
-			return c
-		}
-	}
-	return cmp.Compare(len(a), len(b))
-}
-
-// run is the digits or the other characters that s begins with.
-func run(s string) string {
-	for i := range len(s) {
-		if digit(s[i]) != digit(s[0]) {
-			return s[:i]
-		}
-	}
-	return s
-}
-
-func digit(c byte) bool { return '0' <= c && c <= '9' }
-
 // open begins a call: it finds the plugin and what every call brings.
 func (s *service) open(ctx context.Context, op, taskType string, taskTypeVersion int32, can func(*Plugin) bool) (*Plugin, *call, error) {
 	return s.openFor(ctx, op, taskType, taskTypeVersion, first(ctx, metadataPluginVersion), false, can)
@@ -143,7 +64,7 @@ func (s *service) openFor(
 	p, err := s.find(taskType, c.pluginVersion, taskTypeVersion, aboutJob, can)
 	if err != nil {
 		s.metrics.count(ctx, op, s.label(taskType), noPlugin, codes.NotFound)
-		s.log.InfoContext(ctx, "a call for a plugin that is not here", "call", op, "task_type", taskType, "plugin_version", c.pluginVersion)
+		s.log.InfoContext(ctx, "a call for a plugin that is not here", "call", op, "task_type", short(taskType), "plugin_version", short(c.pluginVersion))
 		return nil, nil, err
 	}
 	c.servedBy, c.log = p.version, s.log.With("task_type", taskType, "plugin_version", p.version)
@@ -161,113 +82,6 @@ func first(ctx context.Context, key string) string {
 		return v[0]
 	}
 	return ""
-}
-
-// guarded runs a plugin's code within the server's limits and answers in time, even when the plugin does not: its place
-// among the calls that run at once is then free only when it has really ended. A panic becomes an error of this call. The call
-// is a span and is counted.
-func guarded[T any](ctx context.Context, s *service, op string, c *call, limit time.Duration, fn func(context.Context, *call) (T, error)) (T, error) {
-	var none T
-	begin := time.Now()
-	ctx, endSpan := s.tracing.start(ctx, op, c)
-	ended := func(code codes.Code) {
-		s.metrics.call(ctx, op, c, code, time.Since(begin))
-		endSpan(code)
-	}
-	if !s.enter(ctx, c) {
-		if err := ctx.Err(); err != nil {
-			gone := status.FromContextError(err)
-			ended(gone.Code())
-			return none, gone.Err()
-		}
-		c.log.WarnContext(ctx, "a call was turned away", "call", op, "limit", cap(s.slots))
-		s.metrics.turned.Inc()
-		refused := Overloaded(time.Second, "the service runs %d calls already, which is its limit", cap(s.slots))
-		ended(refused.Code)
-		return none, refused.GRPCStatus().Err()
-	}
-	s.metrics.inFlight.Inc()
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		var r result
-		defer func() {
-			if p := recover(); p != nil {
-				r = result{err: s.panicked(ctx, op, c, p)}
-			}
-			s.metrics.inFlight.Dec()
-			<-s.slots
-			done <- r
-		}()
-		if r.value, r.err = fn(ctx, c); r.err != nil {
-			if op != "Create" && op != "Execute" {
-				r.err = aboutJob(r.err)
-			}
-			r.err = spoken(ctx, r.err)
-		}
-	}()
-	var r result
-	select {
-	case r = <-done:
-	case <-ctx.Done():
-		select {
-		case r = <-done: // it may have ended by now
-		default:
-			r.err = fmt.Errorf("%s did not end in time: %w", op, ctx.Err())
-		}
-	}
-	if r.err == nil {
-		c.log.DebugContext(ctx, "call", "call", op, "code", codes.OK.String(), "duration", time.Since(begin))
-		ended(codes.OK)
-		return r.value, nil
-	}
-	e := asError(ctx, r.err)
-	ended(e.Code)
-	level := slog.LevelWarn
-	if userCodes[e.Code] || e.Code == codes.NotFound || e.Code == codes.Canceled {
-		level = slog.LevelInfo
-	}
-	c.log.Log(ctx, level, "call", "call", op, "code", e.Code.String(), "duration", time.Since(begin), "error", e)
-	return none, e.GRPCStatus().Err()
-}
-
-// enter takes a place among the calls that run at once. It is false when there is none.
-func (s *service) enter(ctx context.Context, c *call) bool {
-	if c.background {
-		select {
-		case s.slots <- struct{}{}:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
-	select {
-	case s.slots <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-// panicked tells the log, and gives the error for the caller: what was thrown may hold anything, so it goes no further.
-func (s *service) panicked(ctx context.Context, op string, c *call, thrown any) *Error {
-	c.log.ErrorContext(ctx, "the plugin panicked", "call", op, "panic", thrown, "stack", string(debug.Stack()))
-	return SystemError("the plugin panicked in %s; its log has the details", op)
-}
-
-// spoken is the error with its text fixed: making text of an error is the plugin's own code as well. Protobuf takes no text
-// but UTF-8.
-func spoken(ctx context.Context, err error) error {
-	e := asError(ctx, err)
-	return &Error{Code: e.Code, RetryAfter: e.RetryAfter, Err: errors.New(strings.ToValidUTF8(e.Error(), "\uFFFD"))}
 }
 
 func category(c *admin.TaskCategory, deprecated string) (string, int32) {
@@ -312,7 +126,7 @@ func (s *service) GetTask(ctx context.Context, r *admin.GetTaskRequest) (*admin.
 		return nil, err
 	}
 	c.outputPrefix = r.GetOutputPrefix()
-	state, err := guarded(ctx, s, "Get", c, s.timeout, p.get)
+	state, err := guarded(ctx, s, "Get", c, s.timeout, s.get(p))
 	if err != nil {
 		return nil, err
 	}
@@ -327,6 +141,9 @@ func (s *service) DeleteTask(ctx context.Context, r *admin.DeleteTaskRequest) (*
 	}
 	_, err = guarded(ctx, s, "Delete", c, s.timeout, func(ctx context.Context, c *call) (None, error) {
 		err := p.delete(ctx, c)
+		if errors.Is(err, errForeign) {
+			c.log.WarnContext(ctx, "nothing was deleted: the job's id is none of this plugin's; if it was once, another type of id needs another version", "call", "Delete")
+		}
 		if err != nil && asError(ctx, err).Code == codes.NotFound {
 			err = nil // here, where it is counted
 		}
@@ -348,20 +165,35 @@ func (s *service) GetTaskLogs(r *admin.GetTaskLogsRequest, stream pb.AsyncAgentS
 	if p.logs == nil {
 		return s.cannot(ctx, "Logs", c, "gives no logs")
 	}
-	page, err := guarded(ctx, s, "Logs", c, s.timeout, func(ctx context.Context, c *call) (*LogPage, error) {
+	page, err := guarded(ctx, s, "Logs", c, s.timeout, func(ctx context.Context, c *call) ([]*admin.GetTaskLogsResponse, error) {
 		page, err := p.logs(ctx, c, LogQuery{Lines: r.GetLines(), Token: r.GetToken()})
-		if err == nil && page == nil {
-			err = SystemError("the plugin gave no page of the log")
+		if err != nil {
+			return nil, err
 		}
-		return page, err
+		if page == nil {
+			return nil, SystemError("the plugin gave no page of the log")
+		}
+		parts := page.parts()
+		for _, part := range parts {
+			if err := s.sendable(part); err != nil {
+				return nil, err
+			}
+		}
+		return parts, nil
 	})
 	if err != nil {
 		return err
 	}
-	err = stream.Send(&admin.GetTaskLogsResponse{Part: &admin.GetTaskLogsResponse_Header{Header: &admin.GetTaskLogsResponseHeader{Token: page.Next}}})
-	if err != nil {
-		return err
+	for _, part := range page {
+		if err := stream.Send(part); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// parts are the page in flyteidl's words.
+func (page *LogPage) parts() []*admin.GetTaskLogsResponse {
 	body := &admin.GetTaskLogsResponseBody{}
 	for _, l := range page.Lines {
 		line := &admin.LogLine{Message: l.Message, Originator: admin.LogLineOriginator_USER}
@@ -374,7 +206,10 @@ func (s *service) GetTaskLogs(r *admin.GetTaskLogsRequest, stream pb.AsyncAgentS
 		body.StructuredLines = append(body.StructuredLines, line)
 		body.Results = append(body.Results, l.Message)
 	}
-	return stream.Send(&admin.GetTaskLogsResponse{Part: &admin.GetTaskLogsResponse_Body{Body: body}})
+	return []*admin.GetTaskLogsResponse{
+		{Part: &admin.GetTaskLogsResponse_Header{Header: &admin.GetTaskLogsResponseHeader{Token: page.Next}}},
+		{Part: &admin.GetTaskLogsResponse_Body{Body: body}},
+	}
 }
 
 // GetTaskMetrics implements flyteidl's AsyncAgentService.
@@ -406,7 +241,7 @@ func (s *service) GetTaskMetrics(ctx context.Context, r *admin.GetTaskMetricsReq
 			}
 			out.Results = append(out.Results, &core.ExecutionMetricResult{Metric: m.Name, Data: data})
 		}
-		return out, nil
+		return out, s.sendable(out)
 	})
 }
 
@@ -414,7 +249,7 @@ func (s *service) GetTaskMetrics(ctx context.Context, r *admin.GetTaskMetricsReq
 // sent everything, and answers with one header that holds the outputs.
 func (s *service) ExecuteTaskSync(stream pb.SyncAgentService_ExecuteTaskSyncServer) error {
 	ctx := stream.Context()
-	header, inputs, err := readExecute(stream)
+	header, inputs, err := s.readExecute(stream)
 	if err != nil {
 		return err
 	}
@@ -425,7 +260,13 @@ func (s *service) ExecuteTaskSync(stream pb.SyncAgentService_ExecuteTaskSyncServ
 	}
 	c.template, c.inputs, c.metadata = header.GetTemplate(), inputs, header.GetTaskExecutionMetadata()
 	c.outputPrefix, c.maxOutputBytes = header.GetOutputPrefix(), header.GetMaxDatasetSizeBytes()
-	resource, err := guarded(ctx, s, "Execute", c, s.executeTimeout, p.execute)
+	resource, err := guarded(ctx, s, "Execute", c, s.executeTimeout, func(ctx context.Context, c *call) (*admin.Resource, error) {
+		resource, err := p.execute(ctx, c)
+		if err == nil {
+			err = s.sendable(resource)
+		}
+		return resource, err
+	})
 	if err != nil {
 		return err
 	}
@@ -434,9 +275,11 @@ func (s *service) ExecuteTaskSync(stream pb.SyncAgentService_ExecuteTaskSyncServ
 	}})
 }
 
-func readExecute(stream pb.SyncAgentService_ExecuteTaskSyncServer) (*admin.CreateRequestHeader, *core.LiteralMap, error) {
+// readExecute reads what the caller sends until it says that this is all. Inputs in parts have the limit of those in one message:
+// here they are kept.
+func (s *service) readExecute(stream pb.SyncAgentService_ExecuteTaskSyncServer) (*admin.CreateRequestHeader, *core.LiteralMap, error) {
 	var header *admin.CreateRequestHeader
-	inputs := &core.LiteralMap{Literals: map[string]*core.Literal{}}
+	inputs, size := &core.LiteralMap{Literals: map[string]*core.Literal{}}, 0
 	for {
 		part, err := stream.Recv()
 		switch {
@@ -454,6 +297,10 @@ func readExecute(stream pb.SyncAgentService_ExecuteTaskSyncServer) (*admin.Creat
 			}
 			header = part.Header
 		case *admin.ExecuteTaskSyncRequest_Inputs:
+			if size += proto.Size(part.Inputs); size > s.maxMessageSize {
+				return nil, nil, NewError(codes.ResourceExhausted, fmt.Errorf(
+					"the inputs are larger than max (%d vs. %d), the limit of this service (in the Go SDK, WithMaxMessageSize)", size, s.maxMessageSize))
+			}
 			for name, l := range part.Inputs.GetLiterals() {
 				if have, twice := inputs.GetLiterals()[name]; twice && !proto.Equal(have, l) {
 					return nil, nil, UserError("input %q came twice with different values", name)

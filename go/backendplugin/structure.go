@@ -20,6 +20,8 @@ import (
 // maxDepth bounds how deep structures nest, so that one that leads to itself is an error.
 const maxDepth = 100
 
+var errTooDeep = errors.New("it nests too deep")
+
 // decodeStructure fills what into points to from a plain value.
 func decodeStructure(x any, into any) error {
 	v := reflect.ValueOf(into)
@@ -40,7 +42,7 @@ func assign(x any, v reflect.Value) error {
 			return decodeNone(v)
 		}
 	}
-	wrong := fmt.Errorf("a %T does not fit into %s", x, v.Type())
+	wrong := fmt.Errorf("%s does not fit into %s", plainKind(x), v.Type())
 	switch {
 	case v.Type() == timeType:
 		s, ok := x.(string)
@@ -58,7 +60,7 @@ func assign(x any, v reflect.Value) error {
 		v.SetInt(int64(math.Round(f)))
 		return nil
 	case stored[v.Type()]:
-		return fmt.Errorf("a %s is no part of a structure", v.Type())
+		return notInStructure(v.Type())
 	}
 	switch v.Kind() {
 	case reflect.Interface:
@@ -69,7 +71,7 @@ func assign(x any, v reflect.Value) error {
 		v.Set(target)
 		return assign(x, target.Elem())
 	case reflect.Float32, reflect.Float64:
-		if f, ok := float(x); ok {
+		if f, ok := float(x); ok && !v.OverflowFloat(f) {
 			v.SetFloat(f)
 			return nil
 		}
@@ -111,6 +113,26 @@ func assign(x any, v reflect.Value) error {
 		}
 	}
 	return wrong
+}
+
+// plainKind names the kind of a plain value as Python does.
+func plainKind(x any) string {
+	switch x.(type) {
+	case bool:
+		return "a bool"
+	case int64, uint64:
+		return "an int"
+	case float64:
+		return "a float"
+	case string:
+		return "a string"
+	case []byte:
+		return "bytes"
+	case []any:
+		return "a list"
+	default:
+		return "a dict"
+	}
 }
 
 func assignSlice(x any, v reflect.Value, wrong error) error {
@@ -175,7 +197,7 @@ func float(x any) (float64, bool) {
 func flatten(v reflect.Value, depth int) (any, error) {
 	switch {
 	case depth > maxDepth:
-		return nil, errors.New("it nests too deep")
+		return nil, errTooDeep
 	case !v.IsValid():
 		return nil, nil //nolint:nilnil // null is a value
 	case v.Type() == timeType:
@@ -184,7 +206,7 @@ func flatten(v reflect.Value, depth int) (any, error) {
 	case v.Type() == durationType:
 		return time.Duration(v.Int()).Seconds(), nil
 	case stored[v.Type()]:
-		return nil, fmt.Errorf("a %s is no part of a structure", v.Type())
+		return nil, notInStructure(v.Type())
 	}
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -251,7 +273,8 @@ func encodeStructure(v reflect.Value) (*core.Literal, error) {
 	return scalar(&core.Scalar{Value: &core.Scalar_Binary{Binary: &core.Binary{Tag: tagMsgpack, Value: pack(nil, x)}}}), nil
 }
 
-// encodeStruct makes protobuf's Struct of a struct or map.
+// encodeStruct makes protobuf's Struct of a struct or map. It is there to be shown, as JSON, which has no NaN and no infinity: they
+// become text, as protobuf writes them elsewhere.
 func encodeStruct(info any) (*structpb.Struct, error) {
 	x, err := flatten(reflect.ValueOf(info), 0)
 	if err != nil {
@@ -261,7 +284,31 @@ func encodeStruct(info any) (*structpb.Struct, error) {
 	if !ok {
 		return nil, fmt.Errorf("a %T is no struct and no map", info)
 	}
+	spell(m)
 	return structpb.NewStruct(m)
+}
+
+func spell(x any) any {
+	switch x := x.(type) {
+	case map[string]any:
+		for k, item := range x {
+			x[k] = spell(item)
+		}
+	case []any:
+		for i, item := range x {
+			x[i] = spell(item)
+		}
+	case float64:
+		switch {
+		case math.IsNaN(x):
+			return "NaN"
+		case math.IsInf(x, 1):
+			return "Infinity"
+		case math.IsInf(x, -1):
+			return "-Infinity"
+		}
+	}
+	return x
 }
 
 // wholes gives whole numbers as integers: protobuf's Struct has floats only, and does not tell.

@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/big"
 	"math/rand"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
@@ -209,14 +211,17 @@ func TestDecode(t *testing.T) {
 		{"None is an any", decoded[any], noneLiteral(), nil, ""},
 		{"None is no number", decoded[int64], noneLiteral(), nil, "x: it is None, which a int64 cannot be; a *int64 can"},
 		{"a whole number fits a float", decoded[float64], integer(7), 7.0, ""},
-		{"a float is no integer, whole or not", decoded[int64], float, nil, "x: a literal of kind floatvalue does not fit into int64"},
+		{"a float is no integer, whole or not", decoded[int64], float, nil, "x: a literal of kind float does not fit into int64"},
 		{"a number that is too large", decoded[int8], integer(300), nil, "x: a literal of kind integer does not fit into int8"},
+		{"a float that would be infinite", decoded[float32], literals(values{"x": 1e300}).GetLiterals()["x"], nil, "x: a literal of kind float does not fit into float32"},
+		{"infinity is a float of any size", decoded[float32], literals(values{"x": math.Inf(1)}).GetLiterals()["x"], float32(math.Inf(1)), ""},
+		{"one in a dataclass", decoded[struct{ F float32 }], packed(values{"F": 1e300}), nil, "x: F: a float does not fit into float32"},
 		{"a negative number", decoded[uint64], integer(-1), nil, "x: a literal of kind integer does not fit into uint64"},
 		{"a number is no text", decoded[string], integer(7), nil, "x: a literal of kind integer does not fit into string"},
-		{"text is no number", decoded[int64], text, nil, "x: a literal of kind stringvalue does not fit into int64"},
-		{"text is no bytes", decoded[[]byte], text, nil, "x: a literal of kind stringvalue does not fit into []uint8"},
+		{"text is no number", decoded[int64], text, nil, "x: a literal of kind string does not fit into int64"},
+		{"text is no bytes", decoded[[]byte], text, nil, "x: a literal of kind string does not fit into []uint8"},
 		{"a number is no duration", decoded[time.Duration], integer(7), nil, "x: a literal of kind integer does not fit into time.Duration"},
-		{"text is no time", decoded[time.Time], text, nil, "x: a literal of kind stringvalue does not fit into time.Time"},
+		{"text is no time", decoded[time.Time], text, nil, "x: a literal of kind string does not fit into time.Time"},
 		{"a file is no text", decoded[string], scalar(&core.Scalar{Value: &core.Scalar_Blob{Blob: &core.Blob{Uri: "u"}}}), nil, "x: a literal of kind blob does not fit into string"},
 		{"a list is no number", decoded[int64], &core.Literal{Value: &core.Literal_Collection{Collection: &core.LiteralCollection{}}}, nil, "x: a list does not fit into int64"},
 		{"a map is no list", decoded[[]int64], &core.Literal{Value: &core.Literal_Map{Map: &core.LiteralMap{}}}, nil, "does not fit into []int64"},
@@ -224,7 +229,7 @@ func TestDecode(t *testing.T) {
 		{
 			"the place of what is wrong is told", decoded[[]int64],
 			&core.Literal{Value: &core.Literal_Collection{Collection: &core.LiteralCollection{Literals: []*core.Literal{integer(1), text}}}},
-			nil, "x: [1]: a literal of kind stringvalue does not fit into int64",
+			nil, "x: [1]: a literal of kind string does not fit into int64",
 		},
 		{"data that is elsewhere", decoded[int64], offloaded, nil, "x: it is stored at s3://big; take it as a *core.Literal"},
 		{"data that is elsewhere, as it is", decoded[*core.Literal], offloaded, offloaded, ""},
@@ -235,7 +240,7 @@ func TestDecode(t *testing.T) {
 		{"a dict of numbers", decoded[map[string]float64], packed(values{"a": 1}), map[string]float64{"a": 1}, ""},
 		{"an untyped list", decoded[[]int64], packed([]int{1, 2}), []int64{1, 2}, ""},
 		{"a wrong dataclass", decoded[point], packed(values{"x": "seven"}), nil, "x: x: a string does not fit into int64"},
-		{"a structure that is none", decoded[point], packed(7), nil, "x: a int64 does not fit into backendplugin_test.point"},
+		{"a structure that is none", decoded[point], packed(7), nil, "x: an int does not fit into backendplugin_test.point"},
 		{
 			"garbage", decoded[any], scalar(&core.Scalar{Value: &core.Scalar_Binary{Binary: &core.Binary{Value: []byte{0x82, 0xc1}, Tag: "msgpack"}}}),
 			nil, "x: it is no valid MessagePack",
@@ -285,7 +290,13 @@ func TestInputsThatAreMissing(t *testing.T) {
 		May   *int64 `flyte:"may"`
 		Might int64  `flyte:"might,optional"`
 	}
-	require.ErrorContains(t, backendplugin.DecodeInputs(nil, &in), `there is no "must"`)
+	require.EqualError(t, backendplugin.DecodeInputs(nil, &in), `there is no "must"; the task gives none`)
+	require.EqualError(t, backendplugin.DecodeInputs(literals(values{"Must": 1, "may": 2}), &in), `there is no "must"; the task gives ["Must" "may"]`)
+	many := values{}
+	for i := range 1000 {
+		many[fmt.Sprint(i)] = i
+	}
+	require.EqualError(t, backendplugin.DecodeInputs(literals(many), &in), `there is no "must" among the 1000 that the task gives`)
 	require.NoError(t, backendplugin.DecodeInputs(literals(values{"must": 1, "more": 2}), &in))
 	require.Equal(t, int64(1), in.Must)
 }
@@ -293,6 +304,8 @@ func TestInputsThatAreMissing(t *testing.T) {
 func TestEncodeRefuses(t *testing.T) {
 	loop := values{}
 	loop["again"] = loop
+	circle := make([]any, 1)
+	circle[0] = circle
 	for reason, v := range map[string]any{
 		"text that is not UTF-8":                    "a\xff",
 		"text in a structure that is not UTF-8":     values{"a": "\xff"},
@@ -301,6 +314,7 @@ func TestEncodeRefuses(t *testing.T) {
 		"a function":                                func() {},
 		"a function in a structure":                 values{"f": func() {}},
 		"a structure that leads to itself":          loop,
+		"a list that leads to itself":               circle,
 		"a file in a structure":                     values{"f": backendplugin.Blob{}},
 		"keys that are no strings in a structure":   values{"m": map[int]any{}},
 		"an embedded struct in a structure":         struct{ point }{},
@@ -321,7 +335,15 @@ func TestTypesAreChecked(t *testing.T) {
 		Next []*recursive          `flyte:"next"`
 		Map  map[string]*recursive `flyte:"map"`
 	}
+	type located struct {
+		Since time.Time
+		At    *url.URL `json:"-"`
+		Made  []struct{ Day time.Month }
+	}
 	good := []*backendplugin.Plugin{
+		typed[struct {
+			Files map[string][]backendplugin.Blob
+		}, located, values](), typed[values, struct{ batch }, struct{ A, b int }](),
 		typed[everything, string, everything](), typed[struct{ R recursive }, []byte, backendplugin.None](),
 		typed[*core.LiteralMap, struct{ A int }, map[string]*core.Literal](), typed[map[string]float64, int64, map[string]any](),
 	}
@@ -351,6 +373,16 @@ func TestTypesAreChecked(t *testing.T) {
 		}, string, values](), `"omitempty"`},
 		{typed[struct{ P []struct{ F func() } }, string, values](), "P: F: no literal can become a func()"},
 		{typed[values, chan int, values](), "its job id, chan int, cannot be written as JSON"},
+		{typed[values, struct{ region, Name string }, values](), "would lose field region of struct { region string; Name string }, which is not exported"},
+		{typed[values, []*struct{ Place struct{ zone int } }, values](), "would lose field zone of"},
+		{typed[values, struct{ *batch }, values](), "would lose field batch of"},
+		{typed[values, struct{ colour }, values](), "would lose field colour of"},
+		{typed[struct{ x int }, string, values](), "its inputs: struct { x int } has no exported field"},
+		{typed[values, string, struct{ Total big.Int }](), "its outputs: Total: big.Int has no exported field"},
+		{typed[struct {
+			Files struct{ First []backendplugin.Blob }
+		}, string, values](), "Files: First: a backendplugin.Blob is no part of a structure"},
+		{typed[values, string, map[string]struct{ L *core.Literal }](), "L: a *core.Literal is no part of a structure"},
 	} {
 		_, err := backendplugin.NewServer(backendplugin.Plugins{tt.plugin}, backendplugin.WithPlainText())
 		require.ErrorContains(t, err, tt.want)
@@ -392,7 +424,7 @@ func TestInputsAndCustomReachThePlugin(t *testing.T) {
 	_, err = w.async.CreateTask(w.within(), createRequest(&core.TaskTemplate{Type: "a", Custom: custom}, values{"x": 7}))
 	require.ErrorContains(t, err, "InvalidArgument desc = the task's custom: query: a string does not fit into int")
 	_, err = w.async.CreateTask(w.within(), createRequest(&core.TaskTemplate{Type: "a"}, values{"x": "seven"}))
-	require.ErrorContains(t, err, "InvalidArgument desc = the task's inputs: x: a literal of kind stringvalue does not fit into int64")
+	require.ErrorContains(t, err, "InvalidArgument desc = the task's inputs: x: a literal of kind string does not fit into int64")
 }
 
 // TestMessagePackIsUnderstood: another implementation reads what this one writes, and the other way round, at every size at

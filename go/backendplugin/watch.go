@@ -214,7 +214,7 @@ func (w *watches) add(x *watch, err error) bool {
 		}
 		if err == nil && w.jobs >= w.s.maxWatches {
 			w.s.metrics.count(w.ctx, "Watch", x.call.taskType, x.call.servedBy, codes.ResourceExhausted)
-			err = Overloaded(0, "the stream follows %d jobs already, which is the limit", w.jobs)
+			err = Overloaded(0, "the stream follows %d jobs already, which is the limit (in the Go SDK, WithMaxWatches)", w.jobs)
 		}
 		if err == nil || w.refused < w.s.maxWatches {
 			break
@@ -328,10 +328,8 @@ func (w *watches) look(x *watch) *flytebackendv1.TaskResult {
 	if limit == 0 {
 		limit = DefaultTimeout // nobody else would end it
 	}
-	state, err := guarded(x.ctx, w.s, "Get", &c, limit, x.plugin.get)
-	one := []*flytebackendv1.TaskResult{looked{state, err}.result(x.ctx)}
-	fit(x.ctx, one, w.s.maxMessageSize)
-	return one[0]
+	state, err := guarded(x.ctx, w.s, "Get", &c, limit, w.s.get(x.plugin))
+	return looked{state, err}.result(x.ctx)
 }
 
 // settle takes news in, and gives what is to be sent of it.
@@ -369,7 +367,7 @@ func (w *watches) settle(n news) []*flytebackendv1.TaskResult {
 
 // hash tells states apart without keeping them.
 func (w *watches) hash(r *flytebackendv1.TaskResult) uint64 {
-	raw, _ := proto.MarshalOptions{Deterministic: true}.Marshal(r) // it can be: see fit
+	raw, _ := proto.MarshalOptions{Deterministic: true}.Marshal(r) // it can be: see sendable
 	return max(1, maphash.Bytes(w.seed, raw))
 }
 

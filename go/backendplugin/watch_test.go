@@ -235,7 +235,7 @@ func TestWatchReplaces(t *testing.T) {
 	}{
 		{
 			"one more than the limit", &flytebackendv1.WatchTasksRequest{Follow: []*flytebackendv1.WatchedTask{followed(2, "b")}},
-			2, "ResourceExhausted: the stream follows 1 jobs already, which is the limit (0s)", "",
+			2, "ResourceExhausted: the stream follows 1 jobs already, which is the limit (in the Go SDK, WithMaxWatches) (0s)", "",
 		},
 		{"the same number", &flytebackendv1.WatchTasksRequest{Follow: []*flytebackendv1.WatchedTask{followed(1, "b")}}, 1, "RUNNING is b (0s)", "a"},
 		{
@@ -342,7 +342,7 @@ func TestWatchOfEachEnd(t *testing.T) {
 		{
 			"its state is larger than a message", func() (*backendplugin.Status[values], error) {
 				return backendplugin.Succeeded(values{"o0": strings.Repeat("x", size)}), nil
-			}, listens, []string{"ResourceExhausted: trying to send message larger than max (65"},
+			}, listens, []string{"ResourceExhausted: the plugin's answer is larger than max (65"},
 		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {

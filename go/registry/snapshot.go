@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/pluginversion"
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 )
@@ -75,7 +76,7 @@ func newSnapshot(routes []config.Route, regs map[string][]client.Registration, h
 	for _, list := range s.offers {
 		slices.SortFunc(list, func(a, b offer) int {
 			return cmp.Or(
-				-compareVersions(a.reg.PluginVersion, b.reg.PluginVersion),
+				-pluginversion.Compare(a.reg.PluginVersion, b.reg.PluginVersion),
 				cmp.Compare(a.deployment, b.deployment),
 				cmp.Compare(a.reg.Mode, b.reg.Mode),
 				slices.Compare(a.reg.TaskTypeVersions, b.reg.TaskTypeVersions),
@@ -300,37 +301,3 @@ func difference(prev, next *Snapshot) []string {
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
-
-// compareVersions orders in natural order: runs of digits by value, so that v10 comes after v9. Only equal strings are
-// equal: v01 and v1 are two versions, and which of them is higher must not depend on luck.
-func compareVersions(a, b string) int {
-	return cmp.Or(compareNaturally(a, b), cmp.Compare(a, b))
-}
-
-func compareNaturally(a, b string) int {
-	for a != "" && b != "" {
-		ra, na := run(a)
-		rb, nb := run(b)
-		a, b = a[len(ra):], b[len(rb):]
-		if na && nb {
-			ra, rb = strings.TrimLeft(ra, "0"), strings.TrimLeft(rb, "0")
-			if c := cmp.Or(cmp.Compare(len(ra), len(rb)), cmp.Compare(ra, rb)); c != 0 {
-				return c
-			}
-		} else if c := cmp.Compare(ra, rb); c != 0 {
-			return c
-		}
-	}
-	return cmp.Compare(len(a), len(b))
-}
-
-// run gives the leading run of digits or of other characters.
-func run(s string) (r string, digits bool) {
-	isDigit := func(c byte) bool { return c >= '0' && c <= '9' }
-	digits = isDigit(s[0])
-	i := 1
-	for i < len(s) && isDigit(s[i]) == digits {
-		i++
-	}
-	return s[:i], digits
-}

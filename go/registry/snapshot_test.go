@@ -142,23 +142,6 @@ func TestResolveIsDeterministic(t *testing.T) {
 	}
 }
 
-func TestCompareVersions(t *testing.T) {
-	t.Parallel()
-	// Each is lower than all that follow.
-	ordered := []string{"", "1", "1.2.9", "1.2.10", "2", "10", "v", "v001", "v01", "v1", "v1-rc", "v1.1", "v1b", "v2", "v9", "v9a", "v10", "v99999999999999999999", "v100000000000000000000", "w"}
-	for i, a := range ordered {
-		for j, b := range ordered {
-			want := 0
-			if i < j {
-				want = -1
-			} else if i > j {
-				want = 1
-			}
-			assert.Equal(t, want, compareVersions(a, b), "%q and %q", a, b)
-		}
-	}
-}
-
 func TestConflicts(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

@@ -35,7 +35,7 @@ type TaskRef struct {
 	// The plugin version that the job was created with; empty means the one that a new task would get. It stands here and not
 	// in the call's metadata, since jobs of several versions go into one call.
 	PluginVersion string `protobuf:"bytes,2,opt,name=plugin_version,json=pluginVersion,proto3" json:"plugin_version,omitempty"`
-	// The job id, as CreateTask gave it: 1 byte to 64 KiB.
+	// The job id, as CreateTask gave it: 1 byte to 64 KiB. One that is empty is INVALID_ARGUMENT, one that no job has NOT_FOUND.
 	ResourceMeta []byte `protobuf:"bytes,3,opt,name=resource_meta,json=resourceMeta,proto3" json:"resource_meta,omitempty"`
 	// Where the job's outputs belong, as in flyteidl's GetTaskRequest.
 	OutputPrefix  string `protobuf:"bytes,4,opt,name=output_prefix,json=outputPrefix,proto3" json:"output_prefix,omitempty"`
@@ -162,9 +162,9 @@ type Error struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A gRPC status code other than OK (google.rpc.Code). It means what it would mean as the status of a GetTask.
 	Code int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
-	// What went wrong, for people. It holds nothing secret.
+	// What went wrong, for people, in at most 16 KiB. It holds nothing secret.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// The pause that the service asks for before the next try, as google.rpc.RetryInfo; absent leaves it to the caller.
+	// The pause that the service asks for before the next try, 0 or more, as google.rpc.RetryInfo; absent leaves it to the caller.
 	RetryAfter    *durationpb.Duration `protobuf:"bytes,3,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -515,8 +515,9 @@ type WatchTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The caller's number for the job.
 	WatchId uint64 `protobuf:"varint,1,opt,name=watch_id,json=watchId,proto3" json:"watch_id,omitempty"`
-	// The state, or why the job cannot be followed: NOT_FOUND for an unknown job, UNIMPLEMENTED for a plugin that cannot watch,
-	// which the caller polls then.
+	// The state, or why the job is not followed, or not any more: NOT_FOUND for an unknown job, UNIMPLEMENTED for a plugin that
+	// cannot watch, RESOURCE_EXHAUSTED for one job more than the service follows for a caller, UNAVAILABLE for a plugin that noticed
+	// changes and cannot any more. The job itself goes on; but for an unknown one, the caller polls it.
 	Result        *TaskResult `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

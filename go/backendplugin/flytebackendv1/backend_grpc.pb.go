@@ -35,16 +35,20 @@ const (
 type BackendServiceClient interface {
 	// GetTasks is GetTask for many jobs. It may be repeated at will and changes nothing. The jobs may be of different task
 	// types and plugin versions. What goes wrong with one job is that job's result and leaves the others alone; the call itself
-	// fails only when no job can be looked at.
+	// fails only when no job can be looked at, and with INVALID_ARGUMENT for a number of jobs that the service does not take.
+	//
+	// A service answers before the caller's deadline: what it could not look at by then is DEADLINE_EXCEEDED. A state for which
+	// there is no room in the answer beside the others is RESOURCE_EXHAUSTED; the caller asks for it again.
 	GetTasks(ctx context.Context, in *GetTasksRequest, opts ...grpc.CallOption) (*GetTasksResponse, error)
 	// WatchTasks tells of jobs as they change. The caller says which jobs it follows, at any time while the stream is open; for
 	// each of them the service sends the state at once, and again whenever it has changed. A change may be left out when
 	// another one follows soon; the last one never is. After a final phase, or an error, the service sends no more about the
-	// job and has forgotten that it was followed.
+	// job and has forgotten that it was followed. What goes wrong with one job is news of that job, and the stream goes on.
 	//
 	// A stream holds no state that outlives it: when it ends, for whatever reason, the caller opens another one, at any replica,
-	// and names its jobs again. Watching does not replace polling: a caller still polls now and then, since a service may never
-	// learn of a change.
+	// and names its jobs again. A service that shuts down ends it with UNAVAILABLE. A caller that has closed its side still hears
+	// of what it follows, and the stream ends with OK when nothing is left. Watching does not replace polling: a caller still polls
+	// now and then, since a service may never learn of a change.
 	WatchTasks(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchTasksRequest, WatchTasksResponse], error)
 }
 
@@ -87,16 +91,20 @@ type BackendService_WatchTasksClient = grpc.BidiStreamingClient[WatchTasksReques
 type BackendServiceServer interface {
 	// GetTasks is GetTask for many jobs. It may be repeated at will and changes nothing. The jobs may be of different task
 	// types and plugin versions. What goes wrong with one job is that job's result and leaves the others alone; the call itself
-	// fails only when no job can be looked at.
+	// fails only when no job can be looked at, and with INVALID_ARGUMENT for a number of jobs that the service does not take.
+	//
+	// A service answers before the caller's deadline: what it could not look at by then is DEADLINE_EXCEEDED. A state for which
+	// there is no room in the answer beside the others is RESOURCE_EXHAUSTED; the caller asks for it again.
 	GetTasks(context.Context, *GetTasksRequest) (*GetTasksResponse, error)
 	// WatchTasks tells of jobs as they change. The caller says which jobs it follows, at any time while the stream is open; for
 	// each of them the service sends the state at once, and again whenever it has changed. A change may be left out when
 	// another one follows soon; the last one never is. After a final phase, or an error, the service sends no more about the
-	// job and has forgotten that it was followed.
+	// job and has forgotten that it was followed. What goes wrong with one job is news of that job, and the stream goes on.
 	//
 	// A stream holds no state that outlives it: when it ends, for whatever reason, the caller opens another one, at any replica,
-	// and names its jobs again. Watching does not replace polling: a caller still polls now and then, since a service may never
-	// learn of a change.
+	// and names its jobs again. A service that shuts down ends it with UNAVAILABLE. A caller that has closed its side still hears
+	// of what it follows, and the stream ends with OK when nothing is left. Watching does not replace polling: a caller still polls
+	// now and then, since a service may never learn of a change.
 	WatchTasks(grpc.BidiStreamingServer[WatchTasksRequest, WatchTasksResponse]) error
 	mustEmbedUnimplementedBackendServiceServer()
 }

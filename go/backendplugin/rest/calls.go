@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/pluginversion"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
@@ -44,7 +45,7 @@ func (h *handler) list(ctx context.Context, _ *request) (any, error) {
 // plugins are an agent's task types. flyteidl has no plugin version: it is what follows the last "@" in the agent's name.
 func (h *handler) plugins(a *admin.Agent) []plugin {
 	name, version, mode := a.GetName(), "v1", "async"
-	if i := strings.LastIndex(name, "@"); i >= 0 && pluginVersion.MatchString(name[i+1:]) {
+	if i := strings.LastIndex(name, "@"); i >= 0 && pluginversion.Valid(name[i+1:]) {
 		name, version = name[:i], name[i+1:]
 	}
 	if a.GetIsSync() {

@@ -26,6 +26,7 @@ import (
 
 	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
 	"github.com/flyte-backend/flyte-backend/go/backendplugin/internal/transport"
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/pluginversion"
 	pb "github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/service"
 )
 
@@ -105,9 +106,6 @@ var routes = map[string]map[string]route{
 }
 
 var root = map[string]route{http.MethodGet: (*handler).list}
-
-// pluginVersion is what a plugin version can be; others are nobody's.
-var pluginVersion = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
 // idempotencyKey is what a key can be.
 var idempotencyKey = regexp.MustCompile(`^[[:graph:]]{1,64}$`)
@@ -221,7 +219,7 @@ func find(r *http.Request) (map[string]route, *request, error) {
 	if !utf8.ValidString(req.taskType) {
 		return nil, nil, malformed("the task type in the path is not UTF-8")
 	}
-	if req.version, err = url.PathUnescape(parts[2]); err != nil || !pluginVersion.MatchString(req.version) {
+	if req.version, err = url.PathUnescape(parts[2]); err != nil || !pluginversion.Valid(req.version) {
 		return nil, nil, status.Errorf(codes.NotFound, "this service has no plugin in version %.100q", parts[2])
 	}
 	return methods, req, nil

@@ -139,7 +139,7 @@ func jobStatusOf(spec jobSpec, r *admin.Resource, pollAfter time.Duration) (*job
 
 func pollErrorOf(st *status.Status) *pollError {
 	return &pollError{
-		Status: Status(st.Code()), ErrorCode: CodeName(st.Code()), Message: message(st), RetryAfterSeconds: retryAfter(st).Seconds(),
+		Status: httpStatus(st), ErrorCode: CodeName(st.Code()), Message: message(st), RetryAfterSeconds: retryAfter(st).Seconds(),
 	}
 }
 
@@ -176,9 +176,18 @@ func message(st *status.Status) string {
 	return strings.ToValidUTF8(st.Message(), "\uFFFD")
 }
 
-// WriteError answers with an error in the contract's form: the status of its code, Retry-After if it asks for a pause, and a
+// WriteError answers with an error in the contract's form: the status of its code (413 for a message over a limit), Retry-After if it asks for a pause, and a
 // body of error_code and message.
-func WriteError(w http.ResponseWriter, st *status.Status) { writeError(w, Status(st.Code()), st) }
+func WriteError(w http.ResponseWriter, st *status.Status) { writeError(w, httpStatus(st), st) }
+
+// httpStatus is the status of an error's code, but 413 for a message over a limit, for which it is no use to wait. It has the code of
+// what may pass, and is told by grpc's words, as gRPC's callers tell it.
+func httpStatus(st *status.Status) int {
+	if st.Code() == codes.ResourceExhausted && strings.Contains(st.Message(), "larger than max") {
+		return http.StatusRequestEntityTooLarge
+	}
+	return Status(st.Code())
+}
 
 func writeError(w http.ResponseWriter, httpStatus int, st *status.Status) {
 	if pause := retryAfter(st); pause > 0 {

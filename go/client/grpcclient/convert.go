@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/pluginversion"
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyte-backend/flyte-backend/go/client/internal/convert"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
@@ -24,7 +25,7 @@ func registrations(agents []*admin.Agent) []client.Registration {
 	var out []client.Registration
 	for _, a := range agents {
 		name, version := a.GetName(), config.DefaultPluginVersion
-		if i := strings.LastIndex(name, "@"); i >= 0 && convert.PluginVersion.MatchString(name[i+1:]) {
+		if i := strings.LastIndex(name, "@"); i >= 0 && pluginversion.Valid(name[i+1:]) {
 			name, version = name[:i], name[i+1:]
 		}
 		mode := client.Async

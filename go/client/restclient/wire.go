@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/pluginversion"
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyte-backend/flyte-backend/go/client/internal/convert"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
@@ -165,7 +166,7 @@ func (l pluginList) registrations() ([]client.Registration, error) {
 		switch {
 		case p.TaskType == "":
 			return nil, fmt.Errorf("plugins[%d].task_type is empty", i)
-		case !convert.PluginVersion.MatchString(p.PluginVersion):
+		case !pluginversion.Valid(p.PluginVersion):
 			return nil, fmt.Errorf("plugins[%d].plugin_version is %q; at most 64 letters, digits and . _ + - are due", i, p.PluginVersion)
 		case slices.ContainsFunc(p.TaskTypeVersions, func(v int32) bool { return v < 1 }):
 			return nil, fmt.Errorf("plugins[%d].task_type_versions is %v; numbers from 1 are due, and none means any", i, p.TaskTypeVersions)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/pluginversion"
 )
 
 // The ranges that values must lie in. The doc tags in config.go state the same ranges in words; a test holds the two
@@ -60,10 +62,7 @@ func Claimable(taskType string) bool { return !slices.Contains(unclaimable, task
 // calls are the names that timeouts may have.
 var calls = []string{CallCreate, CallGet, CallDelete, CallExecute, CallList}
 
-var (
-	label         = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-	pluginVersion = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
-)
+var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 // sectionPath is how an operator finds the section in the file.
 const sectionPath = "plugins." + SectionKey
@@ -119,7 +118,7 @@ func (c *Config) validateRoutes(p *problems) {
 		case !ok:
 			p.add(key+".deployment", quote(r.Deployment), "there is no such deployment; %s", c.knownDeployments())
 		}
-		if r.PluginVersion != "" && !pluginVersion.MatchString(r.PluginVersion) {
+		if r.PluginVersion != "" && !pluginversion.Valid(r.PluginVersion) {
 			p.add(key+".pluginVersion", quote(r.PluginVersion), "must be at most 64 letters, digits and . _ + -, as in v1, or empty for the best version")
 		}
 		version := "any"

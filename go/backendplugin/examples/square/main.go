@@ -34,6 +34,7 @@ func main() {
 	address := flag.String("listen", ":8000", "address to listen on")
 	flag.Parse()
 	plugins := backendplugin.Plugins{backendplugin.New("square", square{})}
-	log.Fatal(backendplugin.Serve(context.Background(), plugins,
-		backendplugin.WithAddress(*address), backendplugin.WithPlainText()))
+	if err := backendplugin.Serve(context.Background(), plugins, backendplugin.WithAddress(*address), backendplugin.WithPlainText()); err != nil {
+		log.Fatal(err)
+	}
 }
