@@ -429,6 +429,10 @@ func TestBadInput(t *testing.T) {
 		{"a job id that is none", append([]string{"get", "job", "--job-id", "base64:!"}, flags...), 2, "base64"},
 		{"a job that is not there", append([]string{"get", "job", "--job-id", "nobody"}, flags...), 2, "the service answered NotFound"},
 		{"no configuration to migrate", []string{"migrate"}, 2, "--config is missing"},
+		{"a service in plain text that nobody asked for", []string{"serve"}, 2, "say so with --insecure"},
+		{"a service without a folder", []string{"serve", "--insecure"}, 2, "--dir is missing"},
+		{"a service at another's address", []string{"serve", "--insecure", "--dir", dir, "--listen", b.Endpoint()}, 2, "cannot listen at " + b.Endpoint()},
+		{"a service with its jobs in a file", []string{"serve", "--insecure", "--dir", file, "--listen", "127.0.0.1:0"}, 2, "make the jobs folder"},
 		{"a version in XML", []string{"version", "-o", "xml"}, 2, "--output takes text or json"},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {

@@ -66,9 +66,6 @@ func TestEngine(t *testing.T) { //nolint:paralleltest // see above
 	out, code = run("dmeo")
 	require.Equal(t, 2, code)
 	require.Contains(t, out, "flyte-backend: unknown command \"dmeo\" for \"flyte-backend\"\n")
-	out, code = run("serve", "--insecure")
-	require.Equal(t, 1, code)
-	require.Contains(t, out, "--dir is missing")
 }
 
 // TestSmall: what makes a program large has not got in: propeller's engine, Kubernetes and the clouds' SDKs.
