@@ -6,7 +6,6 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +20,7 @@ import (
 
 func main() {
 	_ = logger.SetConfig(&logger.Config{Mute: true}) // Flyte's own packages log what commands tell in their own words
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), exit.Signals()...)
 	defer stop()
 	if err := newRoot().ExecuteContext(ctx); err != nil {
 		stop()

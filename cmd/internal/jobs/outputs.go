@@ -30,11 +30,11 @@ func (r *runner) written(job *client.Job) (*client.Job, error) {
 	}
 	doc := &core.ErrorDocument{}
 	if err := proto.Unmarshal(raw, doc); err != nil {
-		return nil, fmt.Errorf("the job's error.pb is damaged: %w", err)
+		return nil, damaged("error.pb", err)
 	}
 	e := doc.GetError()
 	if e == nil {
-		return nil, errors.New("the job's error.pb is damaged: it holds no error")
+		return nil, damaged("error.pb", errors.New("it holds no error"))
 	}
 	failed := *job
 	failed.Message, failed.Outputs = e.GetMessage(), nil
@@ -61,7 +61,12 @@ func (r *runner) outputs(job *client.Job) (*core.LiteralMap, error) {
 	}
 	m := &core.LiteralMap{}
 	if err := proto.Unmarshal(raw, m); err != nil {
-		return nil, fmt.Errorf("the job's outputs.pb is damaged: %w", err)
+		return nil, damaged("outputs.pb", err)
 	}
 	return m, nil
+}
+
+// damaged is a failure of the job: it is what it wrote.
+func damaged(file string, err error) error {
+	return &exit.Error{Code: exit.Failed, Err: fmt.Errorf("the job's %s is damaged: %w", file, err)}
 }

@@ -33,8 +33,6 @@ const (
 	longestPause = 5 * time.Second
 	// longestWait bounds what a service may ask for between polls.
 	longestWait = time.Minute
-	// oneSignal is how long another signal counts as the same one.
-	oneSignal = 300 * time.Millisecond
 	// deleteWait bounds how long Ctrl-C waits for the job's deletion.
 	deleteWait = 30 * time.Second
 )
@@ -77,7 +75,7 @@ func NewRun() *cobra.Command {
 	f.StringVar(&o.key, "idempotency-key", "", "`KEY` of the create, so that a repeated one finds the same job (a random one)")
 	f.StringVar(&o.prefix, "output-prefix", "", "`URI` below which the job may write its outputs (a temporary folder of this machine)")
 	f.BoolVar(&o.detach, "detach", false, "print the job's id, and do not wait for the job")
-	f.StringVarP(&o.output, "output", "o", "yaml", "how outputs are printed: `FORMAT` yaml or json")
+	f.StringVarP(&o.output, "output", "o", "yaml", "how outputs, or the id, are printed: `FORMAT` yaml or json")
 	endpoint.Completes(cmd, "task-type", o.CompleteTaskType(func(client.Registration) bool { return true }))
 	endpoint.Completes(cmd, "mode", cobra.FixedCompletions([]cobra.Completion{config.ModeAsync, config.ModeSync}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
@@ -133,7 +131,9 @@ type runner struct {
 	sync     bool
 	// folder is the temporary one for outputs; empty when the user named a prefix.
 	folder string
-	shown  string
+	// lives: there may be a job that goes on after this command.
+	lives bool
+	shown string
 }
 
 // prepare finds the plugin and builds the request.
@@ -177,9 +177,13 @@ func (r *runner) prepare(ctx context.Context, in map[string]*core.Literal) error
 	return nil
 }
 
-// tidy removes the temporary folder, unless the job has written into it.
+// tidy removes the temporary folder, unless the job has written into it or may still do so.
 func (r *runner) tidy() {
-	if r.folder != "" && os.Remove(r.folder) != nil {
+	switch {
+	case r.folder == "":
+	case r.lives:
+		r.say("the job may write into %s, which stays", r.folder)
+	case os.Remove(r.folder) != nil:
 		r.say("what the job wrote is in %s", r.folder)
 	}
 }
@@ -230,7 +234,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // errAborted ends a run that a signal ended.
-func errAborted(what string) error {
+func errAborted(what string) *exit.Error {
 	return &exit.Error{Code: exit.Aborted, Err: errors.New("aborted: " + what)}
 }
 
@@ -248,24 +252,32 @@ func (r *runner) execute(ctx context.Context) error {
 
 // follow creates the job and polls it to its end.
 func (r *runner) follow(ctx context.Context) error {
-	patient, stop := patience(ctx)
+	patient, stop := exit.Patience(ctx)
 	defer stop()
+	signal.Ignore(syscall.SIGPIPE) // a reader that goes away, as `head` does, is no reason to leave a job behind
+	r.lives = true
 	// A create that is under way at Ctrl-C is waited for: its answer is what the job can be deleted by.
 	id, err := again(patient, ctx, r, config.CallCreate, func(ctx context.Context) (client.JobID, error) {
 		return r.service.Create(ctx, r.request)
 	})
 	switch {
-	case err != nil && ctx.Err() != nil && client.AsError(err).FromService:
-		return errAborted("no job was created")
-	case err != nil && ctx.Err() != nil:
-		return exit.Hint(errAborted("the create had no answer, and may have started a job"), "with --idempotency-key %s it is found again, by a service that honours keys", r.key)
-	case err != nil:
+	case err == nil:
+	case client.AsError(err).FromService || client.AsError(err).Class == client.UserError:
+		r.lives = false
+		if ctx.Err() != nil {
+			return errAborted("no job was created")
+		}
 		return endpoint.Explain(r.service.Name, err)
+	default:
+		failed := &exit.Error{Code: exit.Internal, Err: fmt.Errorf("the create had no answer, and may have started a job: %w", endpoint.Explain(r.service.Name, err))}
+		if ctx.Err() != nil {
+			failed = errAborted("the create had no answer, and may have started a job")
+		}
+		return exit.Hint(failed, "with --idempotency-key %s it is found again, by a service that honours keys", r.key)
 	}
 	ref := client.JobRef{Target: r.request.Target, ID: id, OutputPrefix: r.prefix}
 	if r.detach {
-		_, err := fmt.Fprintln(r.stdout, rest.EncodeJobID(id))
-		return err
+		return r.let(id)
 	}
 	for n := 1; ; n++ {
 		if ctx.Err() != nil {
@@ -275,14 +287,34 @@ func (r *runner) follow(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return r.abort(patient, ref)
-		case err != nil:
-			return exit.Hint(endpoint.Explain(r.service.Name, err), "the job may go on: `get` and `delete` take --job-id %q", rest.EncodeJobID(id))
+		case err != nil: // whatever the reason, something has run
+			failed := &exit.Error{Code: exit.Internal, Err: endpoint.Explain(r.service.Name, err)}
+			return exit.Hint(failed, "the job may go on: `get` and `delete` take --job-id %q", rest.EncodeJobID(id))
 		case job.Terminal():
+			r.lives = false
 			return r.finish(job)
 		}
 		r.show(job)
 		sleep(ctx, max(client.NextBackoff(n, firstPause, longestPause), min(job.PollAfter, longestWait)))
 	}
+}
+
+// let tells how a job is found again that is not waited for.
+func (r *runner) let(id client.JobID) error {
+	text := rest.EncodeJobID(id)
+	var err error
+	if r.output == "json" {
+		err = writeJSON(r.stdout, struct {
+			JobID        string `json:"jobId"`
+			OutputPrefix string `json:"outputPrefix"`
+		}{text, r.prefix})
+	} else {
+		_, err = fmt.Fprintln(r.stdout, text)
+	}
+	if err != nil {
+		return exit.Hint(err, "the job goes on: `get` and `delete` take --job-id %q", text)
+	}
+	return nil
 }
 
 // show tells what has changed.
@@ -300,26 +332,6 @@ func (r *runner) show(job *client.Job) {
 	}
 }
 
-// patience lasts until a second signal, after the one that ended ctx.
-func patience(ctx context.Context) (context.Context, context.CancelFunc) {
-	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	unwatch := context.AfterFunc(ctx, func() {
-		// Some shells and timeout(1) send a signal twice at once, to the process and to its group.
-		if !sleep(patient, oneSignal) {
-			return
-		}
-		second := make(chan os.Signal, 1)
-		signal.Notify(second, os.Interrupt, syscall.SIGTERM)
-		defer signal.Stop(second)
-		select {
-		case <-second:
-			cancel()
-		case <-patient.Done():
-		}
-	})
-	return patient, func() { unwatch(); cancel() }
-}
-
 // abort deletes the job, while patience lasts.
 func (r *runner) abort(patient context.Context, ref client.JobRef) error {
 	r.say("deleting the job; once more does not wait for it")
@@ -328,6 +340,7 @@ func (r *runner) abort(patient context.Context, ref client.JobRef) error {
 	_, err := again(ctx, ctx, r, config.CallDelete, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.service.Delete(ctx, ref) })
 	switch {
 	case err == nil:
+		r.lives = false
 		return errAborted("the job is deleted")
 	case patient.Err() != nil:
 		return exit.Hint(errAborted("the job may go on"), "`delete` takes --job-id %q", rest.EncodeJobID(ref.ID))
