@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
+	"gopkg.in/yaml.v3"
 
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/backendtest/pki"
@@ -452,12 +453,19 @@ func TestVersion(t *testing.T) {
 	t.Parallel()
 	out, _, code := run(t, "", "version")
 	require.Zero(t, code)
-	require.Regexp(t, `^flyte-backend \S+ \(go1\.\S+, \w+/\w+\), flyteidl v1\.16\.8\n$`, out)
+	var api struct{ Info struct{ Version string } }
+	text, err := os.ReadFile(filepath.Join("..", "..", "api", "openapi.yaml"))
+	require.NoError(t, err)
+	require.NoError(t, yaml.Unmarshal(text, &api))
+	require.NotEmpty(t, api.Info.Version)
+	require.Regexp(t, `^flyte-backend \S+ \(go1\.\S+, \w+/\w+\), flyteidl v1\.16\.8, flytebackend v1, REST `+regexp.QuoteMeta(api.Info.Version)+`\n$`, out)
 	out, _, code = run(t, "", "version", "-o", "json")
 	require.Zero(t, code)
 	var v map[string]any
 	require.NoError(t, json.Unmarshal([]byte(out), &v))
 	require.Equal(t, "v1.16.8", v["flyteidl"])
+	require.Equal(t, "v1", v["flytebackend"])
+	require.Equal(t, api.Info.Version, v["rest"])
 	out, _, code = run(t, "", "completion", "bash")
 	require.Zero(t, code)
 	require.Contains(t, out, "complete")
