@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -349,6 +351,9 @@ plugins:
 	out, _, code = run(t, "", "__complete", "list", "--config", file, "--deployment", "")
 	require.Zero(t, code)
 	require.Equal(t, "big\nother\n:4\n", out)
+	out, said, code = run(t, "", "list", "--config", filepath.Join(filepath.Dir(file), "*.yaml"), "--deployment", "big")
+	require.Zero(t, code, said)
+	require.Contains(t, out, "job_sync", "a pattern, as propeller takes it")
 	_, said, code = run(t, "", "list", "--config", file)
 	require.Equal(t, 2, code)
 	require.Contains(t, said, `--deployment "": the configuration has big, other`)
@@ -365,7 +370,8 @@ func TestBadInput(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 		return path
 	}
-	server := pki.New(t).Issue("server", pki.InAnHour(), "127.0.0.1")
+	authority := pki.New(t)
+	server := authority.Issue("server", pki.InAnHour(), "127.0.0.1")
 	secure := backendtest.NewJobs()
 	secure.ServerOptions = []grpc.ServerOption{grpc.Creds(credentials.NewServerTLSFromCert(&server.Certificate))}
 	require.NoError(t, secure.Start())
@@ -376,6 +382,15 @@ func TestBadInput(t *testing.T) {
 	t.Cleanup(web.Kill)
 	shy, _ := serving(t)
 	shy.Fail(backendtest.List, 1000, status.Error(codes.Unauthenticated, "who are you?"))
+	mutual := backendtest.NewJobs()
+	mutual.ServerOptions = []grpc.ServerOption{grpc.Creds(credentials.NewTLS(&tls.Config{
+		Certificates: []tls.Certificate{server.Certificate}, ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS12,
+	}))}
+	require.NoError(t, mutual.Start())
+	t.Cleanup(mutual.Kill)
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts what the system has
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = silent.Close() })
 	words := templateOf(t, "job", nil, core.SimpleType_STRING)
 	for _, tt := range []struct {
 		reason string
@@ -393,6 +408,8 @@ func TestBadInput(t *testing.T) {
 		{"TLS to plain REST", []string{"list", "--endpoint", strings.Replace(web.Endpoint(), "http:", "https:", 1)}, 2, "write http:// and give --insecure"},
 		{"a URL of plain text", []string{"list", "--endpoint", web.Endpoint()}, 2, "is plain text; write https://, or give --insecure"},
 		{"a service that wants credentials", []string{"list", "--endpoint", shy.Endpoint(), "--insecure"}, 4, "by a client certificate, give --cert-file and --key-file"},
+		{"a service that wants a certificate", []string{"list", "--endpoint", mutual.Endpoint(), "--ca-file", authority.File}, 2, "give --cert-file and --key-file"},
+		{"a service that hangs", []string{"list", "--endpoint", "http://" + silent.Addr().String(), "--insecure", "--timeout", "300ms"}, 2, "hint: something listens at this address, and does not answer in time"},
 		{"no port", []string{"list", "--endpoint", "localhost"}, 2, "--endpoint: "},
 		{"two ways", []string{"list", "--endpoint", "a:1", "--config", "x"}, 2, "exclude each other"},
 		{"a file that is not there", []string{"list", "--endpoint", "a:1", "--ca-file", "nope"}, 2, `--ca-file: "nope"`},

@@ -20,6 +20,7 @@ import (
 
 func main() {
 	_ = logger.SetConfig(&logger.Config{Mute: true}) // Flyte's own packages log what commands tell in their own words
+	completeElsewhere(os.Args)
 	ctx, stop := signal.NotifyContext(context.Background(), exit.Signals()...)
 	defer stop()
 	if err := newRoot().ExecuteContext(ctx); err != nil {
@@ -45,9 +46,9 @@ func newRoot() *cobra.Command {
 		jobs.NewDelete(),
 		migrate.New(),
 		version.New(),
-		in(propellerName, "explain", "Say what would handle each task type and why, from propeller's configuration and the live services"),
-		in(engineName, "local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
-		in(engineName, "demo", "Run real workflows on propeller's engine against services that are killed and restarted"),
+		in("explain", "Say what would handle each task type and why, from propeller's configuration and the live services"),
+		in("local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
+		in("demo", "Run real workflows on propeller's engine against services that are killed and restarted"),
 	)
 	return root
 }

@@ -160,8 +160,39 @@ plugins:
 	require.NotContains(t, out, "airflow")
 }
 
+// explainsFiles: configuration is found as propeller finds it, and what has no effect there is told.
+func (p propeller) explainsFiles(t *testing.T) {
+	t.Parallel()
+	one, two := backendtest.New(backendtest.Plugin{TaskType: "query"}), backendtest.New(backendtest.Plugin{TaskType: "query"})
+	for _, b := range []*backendtest.Backend{one, two} {
+		require.NoError(t, b.Start())
+		t.Cleanup(b.Kill)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"enabled.yaml":  "tasks: {task-plugins: {enabled-plugins: [container], default-for-task-types: {query: container}}}",
+		"services.yaml": fmt.Sprintf("plugins: {backend: {deployments: {one: {endpoint: %q, insecure: true, wibble: 1}, two: {endpoint: %q, insecure: true}}, TaskTypez: [a]}}", one.Endpoint(), two.Endpoint()),
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	out, said, code := p.explain(t, "--config", filepath.Join(dir, "*.yaml"))
+	require.Zero(t, code, "two services for a type that goes to neither of them are no conflict: %s", said)
+	require.Regexp(t, `(?m)^query +built-in container +not claimed: `, out)
+	require.Contains(t, out, "services.yaml: plugins.backend has keys that mean nothing, and that propeller passes over: tasktypez\n")
+	require.Contains(t, out, "services.yaml: plugins.backend.deployments.one has keys that mean nothing, and that propeller passes over: wibble\n")
+
+	help, said, code := p.explain(t, "--help")
+	require.Zero(t, code, said)
+	require.Contains(t, help, "flyte-backend explain --config FILE [TASK_TYPE...]")
+	require.NotContains(t, help, "alsologtostderr", "flags of propeller's are not the command's")
+	completed, err := exec.CommandContext(t.Context(), string(p), "__complete", "explain", "--do").Output()
+	require.NoError(t, err)
+	require.Contains(t, string(completed), "--domain\t")
+}
+
 func (p propeller) explainsBadInput(t *testing.T) {
 	t.Parallel()
+	file := configuration(t, "plugins: {}")
 	for _, tt := range []struct {
 		reason string
 		args   []string
@@ -169,6 +200,8 @@ func (p propeller) explainsBadInput(t *testing.T) {
 	}{
 		{"no file", nil, "--config is missing"},
 		{"a file that is not there", []string{"--config", "nope.yaml"}, "cannot read the configuration"},
+		{"a folder", []string{"--config", filepath.Dir(file)}, "is a folder\nhint: name the files in it: --config '"},
+		{"a pattern that the shell has taken", []string{"--config", file, file}, "propeller.yaml is a file, and no task type\nhint: "},
 		{"no YAML", []string{"--config", configuration(t, "plugins: [")}, "cannot parse YAML"},
 		{"a format that is none", []string{"--config", configuration(t, "plugins: {}"), "-o", "xml"}, "--output takes text or json"},
 		{"a flag that is none", []string{"--cnofig", "x"}, "unknown flag: --cnofig"},

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/endpoint"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/inputs"
 	"github.com/flyte-backend/flyte-backend/go/engine"
@@ -124,6 +125,9 @@ func (r *runner) prepare(ctx context.Context, args []string) error {
 		return err
 	}
 	var err error
+	if r.configs, err = endpoint.Files(r.configs); err != nil {
+		return err
+	}
 	if r.settings, err = readSettings(r.configs); err != nil {
 		return err
 	}

@@ -75,10 +75,13 @@ func Explain(ctx context.Context, cfg *config.Config) (*Explanation, error) {
 	e := &Explanation{}
 	e.ask(ctx, s, &on)
 	snap := s.reg.Snapshot()
-	e.Conflicts = snap.Conflicts()
 	tp := taskconfig.GetConfig().TaskPlugins
 	// Propeller registers its connector plugin after our claim, and loads plugins after both.
 	e.claims = claim(&on, snap.TaskTypes(), pluginmachinery.PluginRegistry(), tp)
+	e.Conflicts = slices.DeleteFunc(snap.Conflicts(), func(c registry.Conflict) bool {
+		_, left := e.claims.left[c.TaskType]
+		return left // neither of the two is used
+	})
 	if haveConnectors(tp) {
 		e.ConnectorsSilent = !registerConnectors()
 	}
