@@ -57,7 +57,7 @@ func NewRun() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run --template FILE",
 		Short: "Run one task at a service: create, follow, print its outputs",
-		Long: "Runs a task template, as flytekit serialises it (a TaskTemplate in JSON or binary), at a service, as propeller would:\n" +
+		Long: "Runs a task template, as flytekit serialises it (a TaskTemplate or TaskSpec in JSON or binary), at a service, as propeller would:\n" +
 			"it creates the job, follows it, and prints its outputs. What happens is shown on standard error, outputs go to standard\n" +
 			"output. Ctrl-C deletes the job.\n\n" +
 			"Exit codes: 0 the job succeeded, 1 it failed, 2 bad input (nothing ran), 3 aborted, 4 another error.",
