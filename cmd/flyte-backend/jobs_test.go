@@ -451,6 +451,7 @@ func TestBadInput(t *testing.T) {
 		{"a service without a folder", []string{"serve", "--insecure"}, 2, "--dir is missing"},
 		{"a service at another's address", []string{"serve", "--insecure", "--dir", dir, "--listen", b.Endpoint()}, 2, "cannot listen at " + b.Endpoint()},
 		{"a service with its jobs in a file", []string{"serve", "--insecure", "--dir", file, "--listen", "127.0.0.1:0"}, 2, "make the jobs folder"},
+		{"a shell that is none", []string{"completion", "basch"}, 2, `unknown command "basch" for "flyte-backend completion"`},
 		{"a version in XML", []string{"version", "-o", "xml"}, 2, "--output takes text or json"},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {

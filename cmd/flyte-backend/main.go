@@ -50,5 +50,9 @@ func newRoot() *cobra.Command {
 		in("local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
 		in("demo", "Run real workflows on propeller's engine against services that are killed and restarted"),
 	)
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // or a shell that is none would be no error
+	}
 	return root
 }

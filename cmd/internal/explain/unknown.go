@@ -27,7 +27,7 @@ func unknownKeys(ctx context.Context, files []string) ([]string, error) {
 	defer func() { _ = os.RemoveAll(dir) }()
 	var out []string
 	for _, file := range files {
-		text, err := os.ReadFile(file) //nolint:gosec // the user named it
+		text, err := os.ReadFile(file)
 		if err != nil {
 			return nil, err
 		}

@@ -125,9 +125,9 @@ func elsewhere(err error, root *yaml.Node, text []byte) error {
 		return exit.Hint(err, "%s is in line %d: this command takes propeller's own configuration, so copy `plugins` from there into a file of its own, "+
 			"and put what is printed for that beside the old section", path, line)
 	}
-	var second yaml.Node
-	d := yaml.NewDecoder(bytes.NewReader(text))
-	if d.Decode(&second) == nil && d.Decode(&second) == nil {
+	documents := yaml.NewDecoder(bytes.NewReader(text))
+	var first, second yaml.Node
+	if documents.Decode(&first) == nil && documents.Decode(&second) == nil {
 		return exit.Hint(err, "the file holds several documents, and propeller reads only the first")
 	}
 	return err
