@@ -334,6 +334,23 @@ func TestLocalInterrupt(t *testing.T) {
 	}
 }
 
+// TestLocalOutlivesItsReader: jobs are not left behind because nobody reads what the run says of them.
+func TestLocalOutlivesItsReader(t *testing.T) {
+	t.Parallel()
+	service, config := jobs(t)
+	cmd := command(t, "local", "run", archive(t, "launchplans"), "endless_child", "--config", config)
+	cmd.Env = append(cmd.Env, "TMPDIR="+t.TempDir())
+	said, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return len(service.Jobs()) == 1 }, limit, 10*time.Millisecond)
+	require.NoError(t, said.Close())
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM)) // to this it says that it waits
+	_ = cmd.Wait()
+	require.Equal(t, 3, cmd.ProcessState.ExitCode())
+	require.GreaterOrEqual(t, service.Jobs()[0].Deletes, 1)
+}
+
 // TestLocalInterruptTwice: the second signal does not wait for a service that does not answer.
 func TestLocalInterruptTwice(t *testing.T) {
 	t.Parallel()

@@ -23,8 +23,10 @@ func Signals() []os.Signal {
 const oneSignal = 300 * time.Millisecond
 
 // Patience gives a context that outlives ctx until another signal comes, for what is to be put in order after ctx has ended.
-// The function that it gives ends it.
+// The function that it gives ends it. From now on the process does not end at once when a reader of its output goes away, as
+// `head` does: that is no reason to put nothing in order.
 func Patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	signal.Ignore(syscall.SIGPIPE)
 	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	unwatch := context.AfterFunc(ctx, func() {
 		same := time.NewTimer(oneSignal)

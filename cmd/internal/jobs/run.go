@@ -9,9 +9,7 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -254,7 +252,6 @@ func (r *runner) execute(ctx context.Context) error {
 func (r *runner) follow(ctx context.Context) error {
 	patient, stop := exit.Patience(ctx)
 	defer stop()
-	signal.Ignore(syscall.SIGPIPE) // a reader that goes away, as `head` does, is no reason to leave a job behind
 	r.lives = true
 	// A create that is under way at Ctrl-C is waited for: its answer is what the job can be deleted by.
 	id, err := again(patient, ctx, r, config.CallCreate, func(ctx context.Context) (client.JobID, error) {
