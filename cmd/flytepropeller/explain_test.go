@@ -206,6 +206,7 @@ func (p propeller) explainsBadInput(t *testing.T) {
 		{"no YAML", []string{"--config", configuration(t, "plugins: [")}, "cannot parse YAML"},
 		{"a format that is none", []string{"--config", configuration(t, "plugins: {}"), "-o", "xml"}, "--output takes text or json"},
 		{"a flag that is none", []string{"--cnofig", "x"}, "unknown flag: --cnofig"},
+		{"a default plugin that is not enabled", []string{"--config", configuration(t, "tasks: {task-plugins: {enabled-plugins: [container], default-for-task-types: {spark: spark}}}")}, "propeller would refuse this configuration: cannot list propeller's plugins: cannot set default plugin [spark]"},
 		{"wrong values, all of them", []string{"--config", configuration(t, "plugins: {backend: {deployments: {a: {endpoint: b}, c: {endpoint: \"d:1\", protocol: soap}}}}")},
 			"plugins.backend.deployments.c.protocol"},
 	} {

@@ -119,7 +119,7 @@ func (o *options) run(ctx context.Context, taskTypes []string, w io.Writer) erro
 	}
 	e, err := backend.Explain(ctx, cfg)
 	if err != nil {
-		return exit.BadInputf("the configuration of plugins.backend is wrong:\n%w", err)
+		return exit.BadInputf("propeller would refuse this configuration:\n%w", err)
 	}
 	r := report{Enabled: cfg.Enabled, Deployments: []deployment{}, TaskTypes: []verdict{}, Conflicts: []string{}, Notes: append(notes(cfg, e), unknown...), connectorsSilent: e.ConnectorsSilent}
 	for _, d := range e.Deployments {
