@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/local"
 	"github.com/flyte-backend/flyte-backend/go/engine"
 	"github.com/flyte-backend/flyte-backend/go/engine/bundle"
@@ -108,7 +109,7 @@ func runDemo(ctx context.Context, out io.Writer, report, python string) error {
 	}()
 	verdicts, err := d.play(ctx, without)
 	if err := errors.Join(err, d.follow.Close()); err != nil {
-		return fmt.Errorf("the demo did not come to its end; files are kept in %s: %w", dir, err)
+		return &exit.Error{Code: exit.Failed, Err: fmt.Errorf("the demo did not come to its end; files are kept in %s: %w", dir, err)}
 	}
 	var problems []string
 	for i, v := range verdicts {
@@ -123,7 +124,7 @@ func runDemo(ctx context.Context, out io.Writer, report, python string) error {
 	}
 	d.printf("\nreport     %s\n", report)
 	if len(problems) > 0 {
-		return fmt.Errorf("the demo did not come out as expected; files are kept in %s: %s", dir, strings.Join(problems, "; "))
+		return &exit.Error{Code: exit.Failed, Err: fmt.Errorf("the demo did not come out as expected; files are kept in %s: %s", dir, strings.Join(problems, "; "))}
 	}
 	d.printf("\nAll of it came out as expected.\n")
 	return os.RemoveAll(dir)

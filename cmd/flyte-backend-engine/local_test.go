@@ -313,12 +313,18 @@ func TestLocalInputsFromStandardInput(t *testing.T) {
 // TestLocalInterrupt: the first signal deletes the jobs, those of child executions too, before the command ends.
 func TestLocalInterrupt(t *testing.T) {
 	t.Parallel()
-	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+	for _, signals := range [][]os.Signal{
+		{os.Interrupt},
+		{syscall.SIGTERM, syscall.SIGTERM}, // timeout(1) sends it to the process and to its group
+		{syscall.SIGHUP},                   // the terminal is closed
+	} {
 		service, config := jobs(t)
 		report := filepath.Join(t.TempDir(), "run.html")
 		s := start(t, "run", archive(t, "launchplans"), "endless_parent", "--config", config, "--report", report)
 		s.until(t, "the job runs")
-		require.NoError(t, s.cmd.Process.Signal(signal))
+		for _, signal := range signals {
+			require.NoError(t, s.cmd.Process.Signal(signal))
+		}
 		require.Equal(t, 3, s.wait(t), "%s", s.said())
 		require.Contains(t, s.said(), "aborting: waiting until jobs are deleted")
 		require.Contains(t, s.said(), "flyte-backend: workflow launchplans.endless_parent was aborted: aborted by the user")
@@ -326,6 +332,23 @@ func TestLocalInterrupt(t *testing.T) {
 		require.GreaterOrEqual(t, service.Jobs()[0].Deletes, 1, "the job was left")
 		require.FileExists(t, report)
 	}
+}
+
+// TestLocalOutlivesItsReader: jobs are not left behind because nobody reads what the run says of them.
+func TestLocalOutlivesItsReader(t *testing.T) {
+	t.Parallel()
+	service, config := jobs(t)
+	cmd := command(t, "local", "run", archive(t, "launchplans"), "endless_child", "--config", config)
+	cmd.Env = append(cmd.Env, "TMPDIR="+t.TempDir())
+	said, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return len(service.Jobs()) == 1 }, limit, 10*time.Millisecond)
+	require.NoError(t, said.Close())
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM)) // to this it says that it waits
+	_ = cmd.Wait()
+	require.Equal(t, 3, cmd.ProcessState.ExitCode())
+	require.GreaterOrEqual(t, service.Jobs()[0].Deletes, 1)
 }
 
 // TestLocalInterruptTwice: the second signal does not wait for a service that does not answer.
@@ -337,8 +360,16 @@ func TestLocalInterruptTwice(t *testing.T) {
 	service.Delay(backendtest.Delete, time.Minute)
 	require.NoError(t, s.cmd.Process.Signal(os.Interrupt))
 	s.until(t, "aborting")
-	require.NoError(t, s.cmd.Process.Signal(os.Interrupt))
 	begin := time.Now()
+	insisting := time.NewTicker(100 * time.Millisecond) // one that follows at once counts as the same
+	defer insisting.Stop()
+	go func() {
+		for range insisting.C {
+			if s.cmd.Process.Signal(os.Interrupt) != nil {
+				return
+			}
+		}
+	}()
 	require.Equal(t, 3, s.wait(t), "%s", s.said())
 	require.Less(t, time.Since(begin), 20*time.Second, "without the second signal it waits for half a minute")
 	require.Contains(t, s.said(), "ended at once: jobs may still run")

@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/explain"
 	"github.com/flyte-backend/flyte-backend/go/engine"
 	"github.com/flyte-backend/flyte-backend/go/engine/history"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
@@ -31,6 +33,14 @@ const (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
+		if os.Args[1] == "explain" { // by the same plugins, and the same program, as runs tasks
+			cmd := explain.New()
+			cmd.SetArgs(os.Args[2:])
+			if err := cmd.Execute(); err != nil {
+				os.Exit(exit.Report(os.Stderr, err))
+			}
+			os.Exit(0)
+		}
 		main()
 		os.Exit(0)
 	}

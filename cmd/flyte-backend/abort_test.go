@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -62,6 +65,14 @@ func (p *process) saying(what string) func() bool {
 
 func (p *process) interrupt() { _ = p.cmd.Process.Signal(syscall.SIGINT) }
 
+// left says what the command says of the job's folder, which is still there.
+func (p *process) left() string {
+	m := regexp.MustCompile(`the job may write into (\S+), which stays\n`).FindStringSubmatch(p.said())
+	require.NotNil(p.t, m, p.said())
+	require.DirExists(p.t, m[1])
+	return m[1]
+}
+
 // insist interrupts until the process gives in.
 func (p *process) insist() {
 	for {
@@ -89,6 +100,8 @@ func TestRunAborts(t *testing.T) {
 		says   []string
 		// jobs and deletes are what the service has seen in the end.
 		jobs, deletes int
+		// lives: a job may go on, and so its folder stays.
+		lives bool
 	}{
 		{
 			reason: "a job that runs is deleted",
@@ -97,6 +110,23 @@ func TestRunAborts(t *testing.T) {
 				p.interrupt()
 			},
 			says: []string{"deleting the job; once more does not wait for it\n", "flyte-backend: aborted: the job is deleted\n"}, jobs: 1, deletes: 1,
+		},
+		{
+			reason: "timeout(1) sends a signal twice",
+			act: func(p *process, _ *backendtest.Backend, _ func()) {
+				p.until("the job runs", p.saying("RUNNING"))
+				p.interrupt()
+				p.interrupt()
+			},
+			says: []string{"flyte-backend: aborted: the job is deleted\n"}, jobs: 1, deletes: 1,
+		},
+		{
+			reason: "the terminal is closed",
+			act: func(p *process, _ *backendtest.Backend, _ func()) {
+				p.until("the job runs", p.saying("RUNNING"))
+				_ = p.cmd.Process.Signal(syscall.SIGHUP)
+			},
+			says: []string{"flyte-backend: aborted: the job is deleted\n"}, jobs: 1, deletes: 1,
 		},
 		{
 			reason: "a service that takes no jobs for now is not asked again",
@@ -127,7 +157,7 @@ func TestRunAborts(t *testing.T) {
 				p.until("the create has arrived", func() bool { return b.Calls(backendtest.Create) == 1 })
 				p.insist()
 			},
-			says: []string{"flyte-backend: aborted: the create had no answer, and may have started a job\nhint: with --idempotency-key "},
+			says: []string{"flyte-backend: aborted: the create had no answer, and may have started a job\nhint: with --idempotency-key "}, lives: true,
 		},
 		{
 			reason: "a deletion that fails for now is made again",
@@ -145,7 +175,7 @@ func TestRunAborts(t *testing.T) {
 				b.Fail(backendtest.Delete, 1000, status.Error(codes.PermissionDenied, "not yours"))
 				p.interrupt()
 			},
-			says: []string{"aborted: the job could not be deleted, and may go on: not yours\nhint: `delete` takes --job-id \""}, jobs: 1,
+			says: []string{"aborted: the job could not be deleted, and may go on: not yours\nhint: `delete` takes --job-id \""}, jobs: 1, lives: true,
 		},
 		{
 			reason: "nobody has to wait for a deletion that hangs",
@@ -156,7 +186,7 @@ func TestRunAborts(t *testing.T) {
 				p.until("the deletion has arrived", func() bool { return b.Calls(backendtest.Delete) == 1 })
 				p.insist()
 			},
-			says: []string{"flyte-backend: aborted: the job may go on\nhint: `delete` takes --job-id \""}, jobs: 1,
+			says: []string{"flyte-backend: aborted: the job may go on\nhint: `delete` takes --job-id \""}, jobs: 1, lives: true,
 		},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
@@ -176,6 +206,11 @@ func TestRunAborts(t *testing.T) {
 			for _, want := range tt.says {
 				require.Contains(t, said, want)
 			}
+			if tt.lives {
+				require.NoError(t, os.Remove(p.left()))
+			} else {
+				require.NotContains(t, said, "stays")
+			}
 			jobs := b.Jobs()
 			require.Len(t, jobs, tt.jobs)
 			for _, j := range jobs {
@@ -183,4 +218,82 @@ func TestRunAborts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRunOutlivesItsReader: a job is not left behind because nobody reads what the run says of it.
+func TestRunOutlivesItsReader(t *testing.T) {
+	t.Parallel()
+	b, flags := serving(t)
+	cmd := start(t, append([]string{"run", "--template", templateFile(t, "job", map[string]any{"seconds": 3600}), "--input", "x=1"}, flags...)...)
+	said, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return len(b.Jobs()) == 1 }, limit, 10*time.Millisecond)
+	require.NoError(t, said.Close())
+	polls := b.Calls(backendtest.Get)
+	require.Eventually(t, func() bool { return b.Calls(backendtest.Get) > polls+2 }, limit, 10*time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM)) // to this it says that it deletes the job
+	_ = cmd.Wait()
+	require.Equal(t, 3, cmd.ProcessState.ExitCode())
+	require.Equal(t, 1, b.Jobs()[0].Deletes)
+}
+
+// TestDetach: a job that nobody waits for keeps the folder that it was told to write into, and its id is not lost.
+func TestDetach(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, b *backendtest.Backend, flags []string) {
+		t.Helper()
+		args := append([]string{"run", "--detach", "--template", templateFile(t, "job", map[string]any{"seconds": 3600}), "--input", "x=1"}, flags...)
+		folderOf := func(uri string) string {
+			folder := strings.TrimPrefix(uri, "file://")
+			require.DirExists(t, folder)
+			t.Cleanup(func() { _ = os.RemoveAll(folder) })
+			return folder
+		}
+
+		id, said, code := run(t, "", args...)
+		require.Zero(t, code, said)
+		require.Contains(t, said, "the job may write into "+folderOf(b.Jobs()[0].Request.GetOutputPrefix())+", which stays\n")
+		_, said, code = run(t, "", append([]string{"get", "job", "--job-id", strings.TrimSuffix(id, "\n")}, flags...)...)
+		require.Zero(t, code, said)
+
+		out, said, code := run(t, "", append(args, "-o", "json")...)
+		require.Zero(t, code, said)
+		var printed struct{ JobID, OutputPrefix string }
+		require.NoError(t, json.Unmarshal([]byte(out), &printed))
+		folderOf(printed.OutputPrefix)
+		_, said, code = run(t, "", append([]string{"delete", "job", "--job-id", printed.JobID}, flags...)...)
+		require.Zero(t, code, said)
+
+		mine := "file://" + t.TempDir()
+		_, said, code = run(t, "", append(args, "--output-prefix", mine)...)
+		require.Zero(t, code, said)
+		require.NotContains(t, said, "stays", "a place that the user named is the user's")
+
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = full.Close() })
+		cmd := start(t, append(args, "--output-prefix", mine)...)
+		var told bytes.Buffer
+		cmd.Stdout, cmd.Stderr = full, &told
+		_ = cmd.Run()
+		require.Equal(t, 4, cmd.ProcessState.ExitCode())
+		require.Regexp(t, "hint: the job goes on: `get` and `delete` take --job-id \"\\S+\"\n$", told.String())
+	})
+}
+
+// TestCreateWithoutAnswer: it may have started a job, so that this is no bad input, with which nothing runs.
+func TestCreateWithoutAnswer(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, b *backendtest.Backend, flags []string) {
+		t.Helper()
+		t.Cleanup(b.Hold(backendtest.Create))
+		_, said, code := run(t, "", append([]string{"run", "--template", templateFile(t, "job", nil), "--input", "x=1", "--timeout", "1s"}, flags...)...)
+		require.Equal(t, 4, code, said)
+		require.Contains(t, said, "flyte-backend: the create had no answer, and may have started a job: create at "+b.Endpoint()+" failed: DeadlineExceeded: ")
+		require.Contains(t, said, "\nhint: with --idempotency-key ")
+		m := regexp.MustCompile(`the job may write into (\S+), which stays`).FindStringSubmatch(said)
+		require.NotNil(t, m, said)
+		require.NoError(t, os.Remove(m[1]))
+	})
 }

@@ -18,14 +18,32 @@ const (
 	propellerName = "flytepropeller"
 )
 
+// elsewhere are the commands that other programs have.
+var elsewhere = map[string]string{"explain": propellerName, "local": engineName, "demo": engineName}
+
+// completeElsewhere has the program that has a command complete its flags and arguments, if that is what args ask for. It returns if
+// that is not so, or if there is no such program, where there is nothing to complete.
+func completeElsewhere(args []string) {
+	if len(args) < 4 || args[1] != cobra.ShellCompRequestCmd && args[1] != cobra.ShellCompNoDescRequestCmd {
+		return
+	}
+	name, ok := elsewhere[args[2]]
+	if !ok {
+		return
+	}
+	if program, err := find(name); err == nil {
+		_ = syscall.Exec(program, append([]string{program}, args[1:]...), os.Environ()) //nolint:gosec // as below
+	}
+}
+
 // in makes a command that another program has, flags, help and all.
-func in(programName, name, short string) *cobra.Command {
+func in(name, short string) *cobra.Command {
 	return &cobra.Command{
 		Use:                name,
 		Short:              short,
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			program, err := find(programName)
+			program, err := find(elsewhere[name])
 			if err != nil {
 				return err
 			}

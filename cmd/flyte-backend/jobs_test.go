@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +26,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
+	"gopkg.in/yaml.v3"
 
 	"github.com/flyte-backend/flyte-backend/go/backendtest"
 	"github.com/flyte-backend/flyte-backend/go/backendtest/pki"
@@ -348,6 +351,9 @@ plugins:
 	out, _, code = run(t, "", "__complete", "list", "--config", file, "--deployment", "")
 	require.Zero(t, code)
 	require.Equal(t, "big\nother\n:4\n", out)
+	out, said, code = run(t, "", "list", "--config", filepath.Join(filepath.Dir(file), "*.yaml"), "--deployment", "big")
+	require.Zero(t, code, said)
+	require.Contains(t, out, "job_sync", "a pattern, as propeller takes it")
 	_, said, code = run(t, "", "list", "--config", file)
 	require.Equal(t, 2, code)
 	require.Contains(t, said, `--deployment "": the configuration has big, other`)
@@ -364,7 +370,8 @@ func TestBadInput(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 		return path
 	}
-	server := pki.New(t).Issue("server", pki.InAnHour(), "127.0.0.1")
+	authority := pki.New(t)
+	server := authority.Issue("server", pki.InAnHour(), "127.0.0.1")
 	secure := backendtest.NewJobs()
 	secure.ServerOptions = []grpc.ServerOption{grpc.Creds(credentials.NewServerTLSFromCert(&server.Certificate))}
 	require.NoError(t, secure.Start())
@@ -375,6 +382,15 @@ func TestBadInput(t *testing.T) {
 	t.Cleanup(web.Kill)
 	shy, _ := serving(t)
 	shy.Fail(backendtest.List, 1000, status.Error(codes.Unauthenticated, "who are you?"))
+	mutual := backendtest.NewJobs()
+	mutual.ServerOptions = []grpc.ServerOption{grpc.Creds(credentials.NewTLS(&tls.Config{
+		Certificates: []tls.Certificate{server.Certificate}, ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS12,
+	}))}
+	require.NoError(t, mutual.Start())
+	t.Cleanup(mutual.Kill)
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts what the system has
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = silent.Close() })
 	words := templateOf(t, "job", nil, core.SimpleType_STRING)
 	for _, tt := range []struct {
 		reason string
@@ -392,6 +408,8 @@ func TestBadInput(t *testing.T) {
 		{"TLS to plain REST", []string{"list", "--endpoint", strings.Replace(web.Endpoint(), "http:", "https:", 1)}, 2, "write http:// and give --insecure"},
 		{"a URL of plain text", []string{"list", "--endpoint", web.Endpoint()}, 2, "is plain text; write https://, or give --insecure"},
 		{"a service that wants credentials", []string{"list", "--endpoint", shy.Endpoint(), "--insecure"}, 4, "by a client certificate, give --cert-file and --key-file"},
+		{"a service that wants a certificate", []string{"list", "--endpoint", mutual.Endpoint(), "--ca-file", authority.File}, 2, "give --cert-file and --key-file"},
+		{"a service that hangs", []string{"list", "--endpoint", "http://" + silent.Addr().String(), "--insecure", "--timeout", "300ms"}, 2, "hint: something listens at this address, and does not answer in time"},
 		{"no port", []string{"list", "--endpoint", "localhost"}, 2, "--endpoint: "},
 		{"two ways", []string{"list", "--endpoint", "a:1", "--config", "x"}, 2, "exclude each other"},
 		{"a file that is not there", []string{"list", "--endpoint", "a:1", "--ca-file", "nope"}, 2, `--ca-file: "nope"`},
@@ -429,6 +447,11 @@ func TestBadInput(t *testing.T) {
 		{"a job id that is none", append([]string{"get", "job", "--job-id", "base64:!"}, flags...), 2, "base64"},
 		{"a job that is not there", append([]string{"get", "job", "--job-id", "nobody"}, flags...), 2, "the service answered NotFound"},
 		{"no configuration to migrate", []string{"migrate"}, 2, "--config is missing"},
+		{"a service in plain text that nobody asked for", []string{"serve"}, 2, "say so with --insecure"},
+		{"a service without a folder", []string{"serve", "--insecure"}, 2, "--dir is missing"},
+		{"a service at another's address", []string{"serve", "--insecure", "--dir", dir, "--listen", b.Endpoint()}, 2, "cannot listen at " + b.Endpoint()},
+		{"a service with its jobs in a file", []string{"serve", "--insecure", "--dir", file, "--listen", "127.0.0.1:0"}, 2, "make the jobs folder"},
+		{"a shell that is none", []string{"completion", "basch"}, 2, `unknown command "basch" for "flyte-backend completion"`},
 		{"a version in XML", []string{"version", "-o", "xml"}, 2, "--output takes text or json"},
 	} {
 		t.Run(tt.reason, func(t *testing.T) {
@@ -448,12 +471,19 @@ func TestVersion(t *testing.T) {
 	t.Parallel()
 	out, _, code := run(t, "", "version")
 	require.Zero(t, code)
-	require.Regexp(t, `^flyte-backend \S+ \(go1\.\S+, \w+/\w+\), flyteidl v1\.16\.8\n$`, out)
+	var api struct{ Info struct{ Version string } }
+	text, err := os.ReadFile(filepath.Join("..", "..", "api", "openapi.yaml"))
+	require.NoError(t, err)
+	require.NoError(t, yaml.Unmarshal(text, &api))
+	require.NotEmpty(t, api.Info.Version)
+	require.Regexp(t, `^flyte-backend \S+ \(go1\.\S+, \w+/\w+\), flyteidl v1\.16\.8, flytebackend v1, REST `+regexp.QuoteMeta(api.Info.Version)+`\n$`, out)
 	out, _, code = run(t, "", "version", "-o", "json")
 	require.Zero(t, code)
 	var v map[string]any
 	require.NoError(t, json.Unmarshal([]byte(out), &v))
 	require.Equal(t, "v1.16.8", v["flyteidl"])
+	require.Equal(t, "v1", v["flytebackend"])
+	require.Equal(t, api.Info.Version, v["rest"])
 	out, _, code = run(t, "", "completion", "bash")
 	require.Zero(t, code)
 	require.Contains(t, out, "complete")

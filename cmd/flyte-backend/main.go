@@ -6,7 +6,6 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +20,8 @@ import (
 
 func main() {
 	_ = logger.SetConfig(&logger.Config{Mute: true}) // Flyte's own packages log what commands tell in their own words
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	completeElsewhere(os.Args)
+	ctx, stop := signal.NotifyContext(context.Background(), exit.Signals()...)
 	defer stop()
 	if err := newRoot().ExecuteContext(ctx); err != nil {
 		stop()
@@ -46,9 +46,13 @@ func newRoot() *cobra.Command {
 		jobs.NewDelete(),
 		migrate.New(),
 		version.New(),
-		in(propellerName, "explain", "Say what would handle each task type and why, from propeller's configuration and the live services"),
-		in(engineName, "local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
-		in(engineName, "demo", "Run real workflows on propeller's engine against services that are killed and restarted"),
+		in("explain", "Say what would handle each task type and why, from propeller's configuration and the live services"),
+		in("local", "Run workflows on this machine, with propeller's own engine and without Kubernetes"),
+		in("demo", "Run real workflows on propeller's engine against services that are killed and restarted"),
 	)
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // or a shell that is none would be no error
+	}
 	return root
 }

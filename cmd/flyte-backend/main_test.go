@@ -60,15 +60,20 @@ func TestEngine(t *testing.T) { //nolint:paralleltest // see above
 		require.Equal(t, 7, code)
 		require.NoError(t, os.Remove(path))
 	}
+	require.NoError(t, os.WriteFile(filepath.Join(bin, engineName), []byte(engine), 0o700))
+	out, code = run("__complete", "local", "run", "--st")
+	require.Equal(t, "engine: __complete local run --st\n", out, "its flags are the program's to complete")
+	require.Equal(t, 7, code)
+	require.NoError(t, os.Remove(filepath.Join(bin, engineName)))
+	out, code = run("__complete", "local", "run", "--st")
+	require.NotContains(t, out, "engine")
+	require.Equal(t, 0, code, "without the program there is nothing to complete, and no error")
 	out, code = run("--help")
 	require.Equal(t, 0, code)
 	require.Contains(t, out, "local ")
 	out, code = run("dmeo")
 	require.Equal(t, 2, code)
 	require.Contains(t, out, "flyte-backend: unknown command \"dmeo\" for \"flyte-backend\"\n")
-	out, code = run("serve", "--insecure")
-	require.Equal(t, 1, code)
-	require.Contains(t, out, "--dir is missing")
 }
 
 // TestSmall: what makes a program large has not got in: propeller's engine, Kubernetes and the clouds' SDKs.

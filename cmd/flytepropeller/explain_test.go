@@ -100,13 +100,14 @@ plugins:
 		`bigquery_query_job_task +built-in bigquery +no backend plugin service has registered this task type$`,
 		`bigquery_query_job_task \(domain production\) +deployment two, v1, async +routed to two, which lists no such plugin \(type bigquery_query_job_task, v1\): .*`,
 		`container +built-in container +not claimed: .*`,
-		`python-task +built-in sidecar +not claimed: tasks\.task-plugins\.default-for-task-types gives it to this plugin$`,
+		`container_array +built-in k8s-array +not claimed: tasks\.task-plugins\.default-for-task-types gives it to this plugin$`,
+		`python-task +built-in container +not claimed: .* \(tasks\.task-plugins\.default-for-task-types gives it to sidecar, which has no such type: propeller does not heed that\)$`,
 		`raw-container +built-in container +not claimed: it is this plugin's, .*`,
 		`old +built-in connector-service +not claimed: .*`,
 		`mine +nothing yet +taskTypes names it, .* it waits, for 30m0s at most`,
 		`query +deployment one, v1, async +registered by one$`,
 		`snowflake +deployment one, v3, async +registered by one$`,
-		`spark +built-in container +not claimed: tasks\.task-plugins\.default-for-task-types gives it to container`,
+		`spark +deployment one, v1, async +registered by one \(tasks\.task-plugins\.default-for-task-types gives it to container, which has no such type: .*\)$`,
 		`sums +deployment two, v1, sync +routed to two$`,
 		`conflict: task type query \(v1\) is served by both one and two: one is used; a route decides otherwise`,
 	} {
@@ -160,8 +161,39 @@ plugins:
 	require.NotContains(t, out, "airflow")
 }
 
+// explainsFiles: configuration is found as propeller finds it, and what has no effect there is told.
+func (p propeller) explainsFiles(t *testing.T) {
+	t.Parallel()
+	one, two := backendtest.New(backendtest.Plugin{TaskType: "container_array"}), backendtest.New(backendtest.Plugin{TaskType: "container_array"})
+	for _, b := range []*backendtest.Backend{one, two} {
+		require.NoError(t, b.Start())
+		t.Cleanup(b.Kill)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"enabled.yaml":  "tasks: {task-plugins: {enabled-plugins: [container, k8s-array], default-for-task-types: {container_array: k8s-array}}}",
+		"services.yaml": fmt.Sprintf("plugins: {backend: {deployments: {one: {endpoint: %q, insecure: true, wibble: 1}, two: {endpoint: %q, insecure: true}}, TaskTypez: [a]}}", one.Endpoint(), two.Endpoint()),
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	out, said, code := p.explain(t, "--config", filepath.Join(dir, "*.yaml"))
+	require.Zero(t, code, "two services for a type that goes to neither of them are no conflict: %s", said)
+	require.Regexp(t, `(?m)^container_array +built-in k8s-array +not claimed: `, out)
+	require.Contains(t, out, "services.yaml: plugins.backend has keys that mean nothing, and that propeller passes over: tasktypez\n")
+	require.Contains(t, out, "services.yaml: plugins.backend.deployments.one has keys that mean nothing, and that propeller passes over: wibble\n")
+
+	help, said, code := p.explain(t, "--help")
+	require.Zero(t, code, said)
+	require.Contains(t, help, "flyte-backend explain --config FILE [TASK_TYPE...]")
+	require.NotContains(t, help, "alsologtostderr", "flags of propeller's are not the command's")
+	completed, err := exec.CommandContext(t.Context(), string(p), "__complete", "explain", "--do").Output()
+	require.NoError(t, err)
+	require.Contains(t, string(completed), "--domain\t")
+}
+
 func (p propeller) explainsBadInput(t *testing.T) {
 	t.Parallel()
+	file := configuration(t, "plugins: {}")
 	for _, tt := range []struct {
 		reason string
 		args   []string
@@ -169,9 +201,12 @@ func (p propeller) explainsBadInput(t *testing.T) {
 	}{
 		{"no file", nil, "--config is missing"},
 		{"a file that is not there", []string{"--config", "nope.yaml"}, "cannot read the configuration"},
+		{"a folder", []string{"--config", filepath.Dir(file)}, "is a folder\nhint: name the files in it: --config '"},
+		{"a pattern that the shell has taken", []string{"--config", file, file}, "propeller.yaml is a file, and no task type\nhint: "},
 		{"no YAML", []string{"--config", configuration(t, "plugins: [")}, "cannot parse YAML"},
 		{"a format that is none", []string{"--config", configuration(t, "plugins: {}"), "-o", "xml"}, "--output takes text or json"},
 		{"a flag that is none", []string{"--cnofig", "x"}, "unknown flag: --cnofig"},
+		{"a default plugin that is not enabled", []string{"--config", configuration(t, "tasks: {task-plugins: {enabled-plugins: [container], default-for-task-types: {spark: spark}}}")}, "propeller would refuse this configuration: cannot list propeller's plugins: cannot set default plugin [spark]"},
 		{"wrong values, all of them", []string{"--config", configuration(t, "plugins: {backend: {deployments: {a: {endpoint: b}, c: {endpoint: \"d:1\", protocol: soap}}}}")},
 			"plugins.backend.deployments.c.protocol"},
 	} {

@@ -11,6 +11,9 @@ import (
 	"os"
 	"slices"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/explain"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
@@ -31,7 +34,7 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "explain" {
+	if isExplain(os.Args[1:]) {
 		os.Exit(explainMain())
 	}
 	cmd.Execute()
@@ -42,12 +45,19 @@ func main() {
 	}
 }
 
+// isExplain says whether the command, or its completion, is asked for.
+func isExplain(args []string) bool {
+	if len(args) > 1 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd) {
+		args = args[1:]
+	}
+	return len(args) > 0 && args[0] == "explain"
+}
+
 // explainMain is the command of flyte-backend that needs the plugins which are compiled in here.
 func explainMain() int {
-	root := explain.New()
-	root.SilenceErrors, root.SilenceUsage = true, true
-	root.Use = "flyte-backend " + root.Use // what the user has called
-	root.SetArgs(os.Args[2:])
+	pflag.CommandLine = pflag.NewFlagSet("", pflag.ContinueOnError)                       // has flags of propeller's, which cobra would take for the command's
+	root := &cobra.Command{Use: "flyte-backend", SilenceErrors: true, SilenceUsage: true} // what the user has called
+	root.AddCommand(explain.New())
 	exit.Usage(root)
 	if err := root.ExecuteContext(context.Background()); err != nil {
 		return exit.Report(os.Stderr, err)

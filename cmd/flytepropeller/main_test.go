@@ -27,6 +27,7 @@ func TestBinary(t *testing.T) {
 	t.Run("bad files", p.refusesBadFiles)
 	t.Run("explain", p.explains)
 	t.Run("explain hanging connectors", p.explainsHangingConnectors)
+	t.Run("explain files", p.explainsFiles)
 	t.Run("explain bad input", p.explainsBadInput)
 }
 

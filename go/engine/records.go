@@ -137,7 +137,8 @@ func (r *records) close() {
 	r.closed = true
 }
 
-// replaceFile writes beside the file and renames, so that a kill at any moment leaves the old content or the new.
+// replaceFile writes beside the file and renames, so that a kill at any moment leaves the old content or the new. A machine that
+// loses power may lose both: there is no fsync, which each step of each node would wait for.
 func replaceFile(path string, data []byte) error {
 	write := func() error {
 		f, err := os.CreateTemp(filepath.Dir(path), ".partial-")

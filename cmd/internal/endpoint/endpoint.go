@@ -9,6 +9,8 @@ import (
 	"io"
 	"log"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -46,7 +48,7 @@ func (f *Flags) Register(cmd *cobra.Command) {
 	s.StringVar(&f.KeyFile, "key-file", "", "PEM `FILE` with its key")
 	s.StringVar(&f.ServerName, "server-name", "", "`NAME` to verify the service's certificate against")
 	s.DurationVar(&f.Timeout, "timeout", 0, "time limit of a call (10s, or as the configuration says)")
-	s.StringArrayVar(&f.Config, "config", nil, "propeller's configuration, a YAML `FILE`, which --deployment is in (repeatable)")
+	s.StringArrayVar(&f.Config, "config", nil, "propeller's configuration, a YAML `FILE` or a pattern, which --deployment is in (repeatable)")
 	s.StringVar(&f.Deployment, "deployment", "", "`NAME` of a deployment in --config, instead of --endpoint")
 	Completes(cmd, "protocol", cobra.FixedCompletions([]cobra.Completion{config.ProtocolGRPC, config.ProtocolREST}, cobra.ShellCompDirectiveNoFileComp))
 	Completes(cmd, "deployment", func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
@@ -148,8 +150,46 @@ func (f *Flags) fromConfig(ctx context.Context) (string, *config.Deployment, err
 	return config.Canonical(f.Deployment), d, nil
 }
 
+// Files gives the files that --config names, which may be patterns, as for propeller itself, whose chart has it read
+// /etc/flyte/config/*.yaml. Unlike propeller it takes no other file where nothing is found.
+func Files(patterns []string) ([]string, error) {
+	var out []string
+	for _, p := range patterns {
+		paths, err := filepath.Glob(p)
+		if err != nil {
+			return nil, exit.BadInputf("cannot read the configuration: %s: %w", p, err)
+		}
+		var found bool
+		for _, path := range paths {
+			info, err := os.Stat(path)
+			if err != nil {
+				return nil, exit.BadInputf("cannot read the configuration: %w", err)
+			}
+			if info.IsDir() {
+				continue
+			}
+			found = true
+			if !slices.Contains(out, path) {
+				out = append(out, path)
+			}
+		}
+		switch {
+		case found:
+		case len(paths) == 1:
+			return nil, exit.Hint(exit.BadInputf("cannot read the configuration: %s is a folder", p), "name the files in it: --config '%s'", filepath.Join(p, "*.yaml"))
+		default:
+			return nil, exit.BadInputf("cannot read the configuration: there is no file %s", p)
+		}
+	}
+	return out, nil
+}
+
 // Load reads the section plugins.backend of propeller's configuration, over its defaults, without checking it.
-func Load(ctx context.Context, files []string) (*config.Config, error) {
+func Load(ctx context.Context, patterns []string) (*config.Config, error) {
+	files, err := Files(patterns)
+	if err != nil {
+		return nil, err
+	}
 	for _, file := range files {
 		if err := config.CheckFile(file); err != nil {
 			return nil, exit.BadInputf("%w", err)
@@ -224,10 +264,21 @@ func Explain(name string, err error) error {
 
 // Advice is what would help against a failed call, in the configuration's words; empty when nothing is known.
 func Advice(e *client.Error) string {
-	if e.Advice == "" && e.Code == codes.Unauthenticated {
+	closed := func(how string) bool { return strings.Contains(e.Message, how) }
+	switch {
+	case e.Advice != "":
+		return e.Advice
+	case e.Code == codes.Unauthenticated:
 		return "the service wants to know its caller: by a client certificate, set tls.certFile and tls.keyFile; this version sends no tokens"
+	case e.FromService:
+		return ""
+	case e.Code == codes.DeadlineExceeded:
+		return "something listens at this address, and does not answer in time: the service hangs or is overloaded, or it is no such service"
+	case slices.ContainsFunc([]string{"server preface: EOF", "broken pipe", "connection reset by peer"}, closed):
+		// A client without a certificate hears only by chance that one is wanted: TLS 1.3 says so after the handshake.
+		return "the service closes connections at once, which its log may explain; if it wants a client certificate, set tls.certFile and tls.keyFile"
 	}
-	return e.Advice
+	return ""
 }
 
 // Service is a connection to the service that flags name.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/go/examples/sqlite"
 )
 
@@ -33,21 +34,22 @@ func New() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !plain {
-				return errors.New("this example speaks plain text only; say so with --insecure")
+				return exit.BadInputf("this example speaks plain text only; say so with --insecure")
 			}
 			if dir == "" {
-				return errors.New("--dir is missing: name a folder for the jobs")
+				return exit.BadInputf("--dir is missing: name a folder for the jobs")
 			}
 			lis, err := (&net.ListenConfig{}).Listen(cmd.Context(), "tcp", listen)
 			if err != nil {
-				return fmt.Errorf("cannot listen at %s: %w", listen, err)
+				return exit.BadInputf("cannot listen at %s: %w", listen, err)
 			}
 			s, err := sqlite.New(sqlite.Options{
 				Dir: dir, LocalStore: localStore, MinJobTime: minJobTime, Workers: workers, Lease: time.Second,
 				Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 			})
 			if err != nil {
-				return errors.Join(err, lis.Close())
+				_ = lis.Close()
+				return exit.BadInputf("%w", err)
 			}
 			if _, err := fmt.Fprintln(cmd.OutOrStdout(), Listening+lis.Addr().String()); err != nil {
 				return errors.Join(err, lis.Close(), s.Close())
@@ -78,7 +80,7 @@ func New() *cobra.Command {
 func serveREST(cmd *cobra.Command, address string, s *sqlite.Service) (stop func(), err error) {
 	lis, err := (&net.ListenConfig{}).Listen(cmd.Context(), "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen at %s: %w", address, err)
+		return nil, exit.BadInputf("cannot listen at %s: %w", address, err)
 	}
 	server := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second}
 	ended := make(chan struct{})

@@ -64,10 +64,22 @@ func OneLine(text string) string {
 			parts = append(parts, part)
 		}
 	}
-	return strings.Join(parts, "; ")
+	var line strings.Builder
+	for i, part := range parts {
+		switch {
+		case i == 0:
+		case strings.HasSuffix(parts[i-1], ":"): // what follows is what it announces
+			line.WriteString(" ")
+		default:
+			line.WriteString("; ")
+		}
+		line.WriteString(part)
+	}
+	return line.String()
 }
 
-// Report tells of an error, in one line and perhaps another one with a hint, and gives its exit code.
+// Report tells of an error, in one line and perhaps another one with a hint, and gives its exit code: Internal unless an Error
+// says otherwise.
 func Report(w io.Writer, err error) int {
 	unknown := strings.HasPrefix(err.Error(), "unknown command ") // cobra has no type for it, and adds lines of what it may have been
 	said := err.Error()
@@ -85,6 +97,6 @@ func Report(w io.Writer, err error) int {
 	case unknown:
 		return BadInput
 	default:
-		return Failed
+		return Internal
 	}
 }

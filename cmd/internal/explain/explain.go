@@ -87,10 +87,10 @@ func New() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.files, "config", nil, "propeller's configuration, a YAML `FILE` (repeatable)")
-	f.StringVar(&o.project, "project", "", "for tasks of this project")
-	f.StringVar(&o.domain, "domain", "", "for tasks of this domain")
-	f.Int32Var(&o.version, "task-type-version", 0, "for templates of this task type version")
+	f.StringArrayVar(&o.files, "config", nil, "propeller's configuration, a YAML `FILE` or a pattern (repeatable)")
+	f.StringVar(&o.project, "project", "", "for tasks of this project, `NAME`")
+	f.StringVar(&o.domain, "domain", "", "for tasks of this domain, `NAME`")
+	f.Int32Var(&o.version, "task-type-version", 0, "for templates of this task type `VERSION`")
 	f.StringVarP(&o.output, "output", "o", "text", "how it is printed: `FORMAT` text or json")
 	return cmd
 }
@@ -99,16 +99,29 @@ func (o *options) run(ctx context.Context, taskTypes []string, w io.Writer) erro
 	if o.output != "text" && o.output != "json" {
 		return exit.BadInputf("--output takes text or json, got %q", o.output)
 	}
+	for _, t := range taskTypes {
+		if info, err := os.Stat(t); err == nil && info.Mode().IsRegular() {
+			return exit.Hint(exit.BadInputf("%s is a file, and no task type", t), "put a pattern in quotes, so that the shell leaves it alone, or give --config for each file")
+		}
+	}
 	backend.OnlyLook()
-	cfg, err := load(ctx, o.files)
+	files, err := endpoint.Files(o.files)
+	if err != nil {
+		return err
+	}
+	cfg, err := load(ctx, files)
+	if err != nil {
+		return err
+	}
+	unknown, err := unknownKeys(ctx, files)
 	if err != nil {
 		return err
 	}
 	e, err := backend.Explain(ctx, cfg)
 	if err != nil {
-		return exit.BadInputf("the configuration of plugins.backend is wrong:\n%w", err)
+		return exit.BadInputf("propeller would refuse this configuration:\n%w", err)
 	}
-	r := report{Enabled: cfg.Enabled, Deployments: []deployment{}, TaskTypes: []verdict{}, Conflicts: []string{}, Notes: notes(cfg, e), connectorsSilent: e.ConnectorsSilent}
+	r := report{Enabled: cfg.Enabled, Deployments: []deployment{}, TaskTypes: []verdict{}, Conflicts: []string{}, Notes: append(notes(cfg, e), unknown...), connectorsSilent: e.ConnectorsSilent}
 	for _, d := range e.Deployments {
 		r.Deployments = append(r.Deployments, deploymentOf(d))
 	}
@@ -146,9 +159,6 @@ func load(ctx context.Context, files []string) (*config.Config, error) {
 		return nil, err
 	}
 	for _, f := range files {
-		if _, err := os.Stat(f); err != nil {
-			return nil, exit.BadInputf("cannot read the configuration: %w", err)
-		}
 		if err := config.CheckFile(f); err != nil {
 			return nil, exit.BadInputf("%w", err)
 		}

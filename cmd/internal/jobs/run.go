@@ -9,14 +9,10 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"os/signal"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/flyte-backend/flyte-backend/cmd/internal/endpoint"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
@@ -35,8 +31,6 @@ const (
 	longestPause = 5 * time.Second
 	// longestWait bounds what a service may ask for between polls.
 	longestWait = time.Minute
-	// oneSignal is how long another signal counts as the same one.
-	oneSignal = 300 * time.Millisecond
 	// deleteWait bounds how long Ctrl-C waits for the job's deletion.
 	deleteWait = 30 * time.Second
 )
@@ -61,7 +55,7 @@ func NewRun() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run --template FILE",
 		Short: "Run one task at a service: create, follow, print its outputs",
-		Long: "Runs a task template, as flytekit serialises it (a TaskTemplate in JSON or binary), at a service, as propeller would:\n" +
+		Long: "Runs a task template, as flytekit serialises it (a TaskTemplate or TaskSpec in JSON or binary), at a service, as propeller would:\n" +
 			"it creates the job, follows it, and prints its outputs. What happens is shown on standard error, outputs go to standard\n" +
 			"output. Ctrl-C deletes the job.\n\n" +
 			"Exit codes: 0 the job succeeded, 1 it failed, 2 bad input (nothing ran), 3 aborted, 4 another error.",
@@ -79,7 +73,7 @@ func NewRun() *cobra.Command {
 	f.StringVar(&o.key, "idempotency-key", "", "`KEY` of the create, so that a repeated one finds the same job (a random one)")
 	f.StringVar(&o.prefix, "output-prefix", "", "`URI` below which the job may write its outputs (a temporary folder of this machine)")
 	f.BoolVar(&o.detach, "detach", false, "print the job's id, and do not wait for the job")
-	f.StringVarP(&o.output, "output", "o", "yaml", "how outputs are printed: `FORMAT` yaml or json")
+	f.StringVarP(&o.output, "output", "o", "yaml", "how outputs, or the id, are printed: `FORMAT` yaml or json")
 	endpoint.Completes(cmd, "task-type", o.CompleteTaskType(func(client.Registration) bool { return true }))
 	endpoint.Completes(cmd, "mode", cobra.FixedCompletions([]cobra.Completion{config.ModeAsync, config.ModeSync}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
@@ -135,7 +129,9 @@ type runner struct {
 	sync     bool
 	// folder is the temporary one for outputs; empty when the user named a prefix.
 	folder string
-	shown  string
+	// lives: there may be a job that goes on after this command.
+	lives bool
+	shown string
 }
 
 // prepare finds the plugin and builds the request.
@@ -179,9 +175,13 @@ func (r *runner) prepare(ctx context.Context, in map[string]*core.Literal) error
 	return nil
 }
 
-// tidy removes the temporary folder, unless the job has written into it.
+// tidy removes the temporary folder, unless the job has written into it or may still do so.
 func (r *runner) tidy() {
-	if r.folder != "" && os.Remove(r.folder) != nil {
+	switch {
+	case r.folder == "":
+	case r.lives:
+		r.say("the job may write into %s, which stays", r.folder)
+	case os.Remove(r.folder) != nil:
 		r.say("what the job wrote is in %s", r.folder)
 	}
 }
@@ -232,7 +232,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // errAborted ends a run that a signal ended.
-func errAborted(what string) error {
+func errAborted(what string) *exit.Error {
 	return &exit.Error{Code: exit.Aborted, Err: errors.New("aborted: " + what)}
 }
 
@@ -250,24 +250,31 @@ func (r *runner) execute(ctx context.Context) error {
 
 // follow creates the job and polls it to its end.
 func (r *runner) follow(ctx context.Context) error {
-	patient, stop := patience(ctx)
+	patient, stop := exit.Patience(ctx)
 	defer stop()
+	r.lives = true
 	// A create that is under way at Ctrl-C is waited for: its answer is what the job can be deleted by.
 	id, err := again(patient, ctx, r, config.CallCreate, func(ctx context.Context) (client.JobID, error) {
 		return r.service.Create(ctx, r.request)
 	})
 	switch {
-	case err != nil && ctx.Err() != nil && client.AsError(err).FromService:
-		return errAborted("no job was created")
-	case err != nil && ctx.Err() != nil:
-		return exit.Hint(errAborted("the create had no answer, and may have started a job"), "with --idempotency-key %s it is found again, by a service that honours keys", r.key)
-	case err != nil:
+	case err == nil:
+	case client.AsError(err).FromService || client.AsError(err).Class == client.UserError:
+		r.lives = false
+		if ctx.Err() != nil {
+			return errAborted("no job was created")
+		}
 		return endpoint.Explain(r.service.Name, err)
+	default:
+		failed := &exit.Error{Code: exit.Internal, Err: fmt.Errorf("the create had no answer, and may have started a job: %w", endpoint.Explain(r.service.Name, err))}
+		if ctx.Err() != nil {
+			failed = errAborted("the create had no answer, and may have started a job")
+		}
+		return exit.Hint(failed, "with --idempotency-key %s it is found again, by a service that honours keys", r.key)
 	}
 	ref := client.JobRef{Target: r.request.Target, ID: id, OutputPrefix: r.prefix}
 	if r.detach {
-		_, err := fmt.Fprintln(r.stdout, rest.EncodeJobID(id))
-		return err
+		return r.let(id)
 	}
 	for n := 1; ; n++ {
 		if ctx.Err() != nil {
@@ -277,14 +284,34 @@ func (r *runner) follow(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return r.abort(patient, ref)
-		case err != nil:
-			return exit.Hint(endpoint.Explain(r.service.Name, err), "the job may go on: `get` and `delete` take --job-id %q", rest.EncodeJobID(id))
+		case err != nil: // whatever the reason, something has run
+			failed := &exit.Error{Code: exit.Internal, Err: endpoint.Explain(r.service.Name, err)}
+			return exit.Hint(failed, "the job may go on: `get` and `delete` take --job-id %q", rest.EncodeJobID(id))
 		case job.Terminal():
+			r.lives = false
 			return r.finish(job)
 		}
 		r.show(job)
 		sleep(ctx, max(client.NextBackoff(n, firstPause, longestPause), min(job.PollAfter, longestWait)))
 	}
+}
+
+// let tells how a job is found again that is not waited for.
+func (r *runner) let(id client.JobID) error {
+	text := rest.EncodeJobID(id)
+	var err error
+	if r.output == "json" {
+		err = writeJSON(r.stdout, struct {
+			JobID        string `json:"jobId"`
+			OutputPrefix string `json:"outputPrefix"`
+		}{text, r.prefix})
+	} else {
+		_, err = fmt.Fprintln(r.stdout, text)
+	}
+	if err != nil {
+		return exit.Hint(err, "the job goes on: `get` and `delete` take --job-id %q", text)
+	}
+	return nil
 }
 
 // show tells what has changed.
@@ -302,26 +329,6 @@ func (r *runner) show(job *client.Job) {
 	}
 }
 
-// patience lasts until a second signal, after the one that ended ctx.
-func patience(ctx context.Context) (context.Context, context.CancelFunc) {
-	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	unwatch := context.AfterFunc(ctx, func() {
-		// Some shells and timeout(1) send a signal twice at once, to the process and to its group.
-		if !sleep(patient, oneSignal) {
-			return
-		}
-		second := make(chan os.Signal, 1)
-		signal.Notify(second, os.Interrupt, syscall.SIGTERM)
-		defer signal.Stop(second)
-		select {
-		case <-second:
-			cancel()
-		case <-patient.Done():
-		}
-	})
-	return patient, func() { unwatch(); cancel() }
-}
-
 // abort deletes the job, while patience lasts.
 func (r *runner) abort(patient context.Context, ref client.JobRef) error {
 	r.say("deleting the job; once more does not wait for it")
@@ -330,6 +337,7 @@ func (r *runner) abort(patient context.Context, ref client.JobRef) error {
 	_, err := again(ctx, ctx, r, config.CallDelete, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.service.Delete(ctx, ref) })
 	switch {
 	case err == nil:
+		r.lives = false
 		return errAborted("the job is deleted")
 	case patient.Err() != nil:
 		return exit.Hint(errAborted("the job may go on"), "`delete` takes --job-id %q", rest.EncodeJobID(ref.ID))
@@ -369,57 +377,4 @@ func (r *runner) finish(job *client.Job) error {
 		why = job.Failure.Code + ": " + why
 	}
 	return &exit.Error{Code: exit.Failed, Err: fmt.Errorf("the job ended in phase %s: %s", job.Phase, why)}
-}
-
-// written is the job with the error that it wrote where it was told to, when propeller would look for one: the service gave
-// no code of a failure, or no outputs of a success.
-func (r *runner) written(job *client.Job) (*client.Job, error) {
-	ended := job.Phase == core.TaskExecution_SUCCEEDED
-	declares := len(r.template.GetInterface().GetOutputs().GetVariables()) > 0
-	if r.folder == "" || job.Failure != nil || ended && declares && job.Outputs != nil {
-		return job, nil
-	}
-	raw, err := os.ReadFile(filepath.Join(r.folder, "error.pb"))
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return job, nil
-	case err != nil:
-		return nil, err
-	}
-	doc := &core.ErrorDocument{}
-	if err := proto.Unmarshal(raw, doc); err != nil {
-		return nil, fmt.Errorf("the job's error.pb is damaged: %w", err)
-	}
-	e := doc.GetError()
-	if e == nil {
-		return nil, errors.New("the job's error.pb is damaged: it holds no error")
-	}
-	failed := *job
-	failed.Message, failed.Outputs = e.GetMessage(), nil
-	failed.Failure = &client.Failure{Code: e.GetCode(), Origin: e.GetOrigin(), Recoverable: e.GetKind() == core.ContainerError_RECOVERABLE}
-	if ended {
-		failed.Phase = core.TaskExecution_FAILED
-	}
-	return &failed, nil
-}
-
-// outputs are those of the answer, or those that the job wrote where it was told to.
-func (r *runner) outputs(job *client.Job) (*core.LiteralMap, error) {
-	if job.Outputs != nil || job.Phase != core.TaskExecution_SUCCEEDED || r.folder == "" {
-		return job.Outputs, nil
-	}
-	raw, err := os.ReadFile(filepath.Join(r.folder, "outputs.pb"))
-	switch {
-	case errors.Is(err, os.ErrNotExist) && len(r.template.GetInterface().GetOutputs().GetVariables()) == 0:
-		return &core.LiteralMap{}, nil
-	case errors.Is(err, os.ErrNotExist):
-		return nil, &exit.Error{Code: exit.Failed, Err: errors.New("the job succeeded and gave no outputs, neither in its answer nor at the output prefix")}
-	case err != nil:
-		return nil, err
-	}
-	m := &core.LiteralMap{}
-	if err := proto.Unmarshal(raw, m); err != nil {
-		return nil, fmt.Errorf("the job's outputs.pb is damaged: %w", err)
-	}
-	return m, nil
 }

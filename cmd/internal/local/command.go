@@ -48,7 +48,7 @@ func newRun() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.inputFile, "inputs", "", "YAML or JSON `FILE` with inputs; - is standard input")
 	f.StringArrayVar(&o.inputs, "input", nil, "an input as `NAME=VALUE`, with a value in YAML; beats the file (repeatable)")
-	f.StringArrayVar(&o.configs, "config", nil, "propeller's configuration, a YAML `FILE` (repeatable)")
+	f.StringArrayVar(&o.configs, "config", nil, "propeller's configuration, a YAML `FILE` or a pattern (repeatable)")
 	f.StringVar(&o.state, "state", "", "keep state and data in `DIR`, so that a run that was killed can go on")
 	f.BoolVar(&o.resume, "resume", false, "go on with the run in --state that has not ended")
 	f.StringVar(&o.report, "report", "", "write a page about the run to `FILE`, however it ends")

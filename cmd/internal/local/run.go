@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/endpoint"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/inputs"
 	"github.com/flyte-backend/flyte-backend/go/engine"
@@ -126,6 +125,9 @@ func (r *runner) prepare(ctx context.Context, args []string) error {
 		return err
 	}
 	var err error
+	if r.configs, err = endpoint.Files(r.configs); err != nil {
+		return err
+	}
 	if r.settings, err = readSettings(r.configs); err != nil {
 		return err
 	}
@@ -393,9 +395,8 @@ var errEnded = errors.New("ended at once: jobs may still run")
 
 // wait follows the executions to their ends. The first signal aborts them; another one ends the wait.
 func (r *runner) wait(ctx context.Context, executions []*engine.Execution) ([]*engine.Outcome, error) {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
+	patient, stop := exit.Patience(ctx)
+	defer stop()
 	ended := make(chan error, 1)
 	outcomes := make([]*engine.Outcome, len(executions))
 	go func() {
@@ -422,19 +423,13 @@ func (r *runner) wait(ctx context.Context, executions []*engine.Execution) ([]*e
 	}
 	limit := time.NewTimer(abortLimit)
 	defer limit.Stop()
-	for first := true; ; {
-		select {
-		case err := <-ended:
-			return outcomes, err
-		case <-signals:
-			// The signal that ended ctx came here too, unless ctx ended in another way.
-			if !first {
-				return nil, &exit.Error{Code: exit.Aborted, Err: errEnded}
-			}
-			first = false
-		case <-limit.C:
-			return nil, &exit.Error{Code: exit.Aborted, Err: fmt.Errorf("the run has not ended %v after it was aborted: jobs may still run", abortLimit)}
-		}
+	select {
+	case err := <-ended:
+		return outcomes, err
+	case <-patient.Done():
+		return nil, &exit.Error{Code: exit.Aborted, Err: errEnded}
+	case <-limit.C:
+		return nil, &exit.Error{Code: exit.Aborted, Err: fmt.Errorf("the run has not ended %v after it was aborted: jobs may still run", abortLimit)}
 	}
 }
 

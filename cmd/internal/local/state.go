@@ -46,7 +46,8 @@ func readKept(state string) (kept, error) {
 	return k, nil
 }
 
-// replace writes beside the file and renames, so that a reader or a kill finds the old content or the new.
+// replace writes beside the file and renames, so that a reader or a kill finds the old content or the new. There is no fsync: what
+// else is in the folder does not outlive a power cut for certain either.
 func replace(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".partial-")
 	if err != nil {

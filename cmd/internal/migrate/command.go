@@ -74,9 +74,12 @@ func migrate(ctx context.Context, file string) (*result, error) {
 	if err != nil {
 		return nil, exit.BadInputf("cannot read the configuration: %w", err)
 	}
+	if err := config.CheckYAML(text); err != nil {
+		return nil, exit.BadInputf("%s: %w", file, err)
+	}
 	var document yaml.Node
 	if err := yaml.Unmarshal(text, &document); err != nil {
-		return nil, exit.BadInputf("configuration %s is no YAML: %s", file, strings.ReplaceAll(err.Error(), "\n", " "))
+		return nil, exit.BadInputf("%s: %w", file, err)
 	}
 	if len(document.Content) == 0 {
 		return nil, exit.BadInputf("%s: is empty", file)
@@ -84,7 +87,7 @@ func migrate(ctx context.Context, file string) (*result, error) {
 	r := &result{text: text}
 	var value *yaml.Node
 	if _, value = member(document.Content[0], "plugins"); value == nil {
-		return nil, exit.BadInputf("%s: has no section plugins", file)
+		return nil, elsewhere(exit.BadInputf("%s: has no section plugins", file), document.Content[0], text)
 	}
 	r.plugins = value
 	if key, _ := member(value, config.SectionKey); key != nil {
@@ -97,7 +100,7 @@ func migrate(ctx context.Context, file string) (*result, error) {
 		key, old = member(value, agent.section)
 	}
 	if key == nil {
-		return nil, exit.BadInputf("%s: has neither plugins.%s nor plugins.%s", file, connector.section, agent.section)
+		return nil, elsewhere(exit.BadInputf("%s: has neither plugins.%s nor plugins.%s", file, connector.section, agent.section), document.Content[0], text)
 	}
 	r.old = key
 	if other, _ := member(value, agent.section); other != nil && key != other {
@@ -114,6 +117,44 @@ func migrate(ctx context.Context, file string) (*result, error) {
 		return nil, err
 	}
 	return r, nil
+}
+
+// elsewhere adds where the section stands that is not where propeller would look for it, as in a chart's values or in a ConfigMap.
+func elsewhere(err error, root *yaml.Node, text []byte) error {
+	if path, line := find(root); path != "" {
+		return exit.Hint(err, "%s is in line %d: this command takes propeller's own configuration, so copy `plugins` from there into a file of its own, "+
+			"and put what is printed for that beside the old section", path, line)
+	}
+	documents := yaml.NewDecoder(bytes.NewReader(text))
+	var first, second yaml.Node
+	if documents.Decode(&first) == nil && documents.Decode(&second) == nil {
+		return exit.Hint(err, "the file holds several documents, and propeller reads only the first")
+	}
+	return err
+}
+
+// find looks for an old section at any depth, also in texts that are YAML themselves.
+func find(n *yaml.Node) (path string, line int) {
+	if n.Kind == yaml.ScalarNode && strings.Contains(n.Value, "\n") {
+		var inner yaml.Node
+		if yaml.Unmarshal([]byte(n.Value), &inner) == nil && len(inner.Content) > 0 {
+			path, line = find(inner.Content[0])
+		}
+		return path, n.Line + line // the text begins in the line after its key's
+	}
+	if n.Kind != yaml.MappingNode {
+		return "", 0
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if key.Value == connector.section || key.Value == agent.section {
+			return key.Value, key.Line
+		}
+		if path, line := find(value); path != "" {
+			return key.Value + "." + path, line
+		}
+	}
+	return "", 0
 }
 
 // member finds a key of a mapping, without case.
@@ -144,9 +185,11 @@ func (m *migration) taskPlugins(root *yaml.Node) {
 	}
 	if _, defaults := member(plugins, "default-for-task-types"); defaults != nil {
 		var kept []string
-		for i := 0; i+1 < len(defaults.Content); i += 2 {
-			if strings.EqualFold(strings.TrimSpace(defaults.Content[i+1].Value), m.section) {
-				kept = append(kept, defaults.Content[i].Value)
+		var parsed any
+		_ = defaults.Decode(&parsed) // what it is not, propeller tells of
+		for taskType, plugin := range objectOf(parsed) {
+			if strings.EqualFold(strings.TrimSpace(fmt.Sprint(plugin)), m.section) {
+				kept = append(kept, taskType)
 			}
 		}
 		if len(kept) > 0 {
@@ -207,8 +250,12 @@ func (r *result) write(ctx context.Context, file string) error {
 	for at > 0 && bytes.HasPrefix(bytes.TrimSpace(lines[at-1]), []byte("#")) { // comments that belong to the old section
 		at--
 	}
+	block := r.block(strings.Repeat(" ", r.old.Column-1))
+	if bytes.HasSuffix(lines[at], []byte("\r\n")) {
+		block = strings.ReplaceAll(block, "\n", "\r\n")
+	}
 	out := bytes.Join(lines[:at], nil)
-	out = append(out, r.block(strings.Repeat(" ", r.old.Column-1))...)
+	out = append(out, block...)
 	out = append(out, bytes.Join(lines[at:], nil)...)
 
 	file, err := filepath.EvalSymlinks(file) // a link stays one

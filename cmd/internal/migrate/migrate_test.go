@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flyte-backend/flyte-backend/cmd/internal/endpoint"
+	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 )
 
@@ -155,11 +156,12 @@ func TestWrite(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	for reason, tt := range map[string]struct{ text, says string }{
-		"no YAML":         {"plugins: [", "is no YAML"},
+		"no YAML":         {"plugins: [", "cannot parse YAML"},
 		"an empty file":   {"", "is empty"},
 		"no plugins":      {"tasks: {}\n", "has no section plugins"},
 		"no old section":  {"plugins: {logs: {}}\n", "has neither plugins.connector-service nor plugins.agent-service"},
 		"an old text":     {"plugins:\n  connector-service: text\n", "plugins.connector-service is no section"},
+		"a key twice":     {"plugins:\n  connector-service: {}\nplugins: {}\n", "propeller.yaml: plugins (line 1) and plugins (line 3) are the same key"},
 		"all in one line": {`plugins: {connector-service: {defaultConnector: {endpoint: "a:1"}}}` + "\n", "by hand"},
 	} {
 		file := filepath.Join(t.TempDir(), "propeller.yaml")
@@ -169,6 +171,22 @@ func TestRefusals(t *testing.T) {
 		after, err := os.ReadFile(file)
 		require.NoError(t, err)
 		require.Equal(t, tt.text, string(after))
+	}
+	for reason, tt := range map[string]struct{ text, hint string }{
+		"a chart's values": {"configuration:\n  inline:\n    plugins:\n      connector-service: {defaultConnector: {endpoint: \"a:1\"}}\n",
+			"configuration.inline.plugins.connector-service is in line 4: "},
+		"a ConfigMap": {"kind: ConfigMap\ndata:\n  agent.yaml: |\n    plugins:\n      agent-service: {defaultAgent: {endpoint: \"a:1\"}}\n",
+			"data.agent.yaml.plugins.agent-service is in line 5: "},
+		"a section at the wrong place": {"plugins: {logs: {}}\nconnector-service: {}\n", "connector-service is in line 2: "},
+		"the second of two documents":  {"logger: {}\n---\nplugins: {connector-service: {}}\n", "propeller reads only the first"},
+	} {
+		file := filepath.Join(t.TempDir(), "propeller.yaml")
+		require.NoError(t, os.WriteFile(file, []byte(tt.text), 0o600))
+		_, _, err := command(t, "--config", file)
+		var e *exit.Error
+		require.ErrorAs(t, err, &e, reason)
+		require.Equal(t, exit.BadInput, e.Code, reason)
+		require.Contains(t, e.Hint, tt.hint, reason)
 	}
 	_, _, err := command(t, "--config", filepath.Join(t.TempDir(), "nope.yaml"))
 	require.ErrorContains(t, err, "cannot read the configuration")
@@ -184,4 +202,84 @@ func TestWrongValues(t *testing.T) {
 	require.Contains(t, out, "endpoint: localhost\n")
 	require.Contains(t, said, "the section is to be set right before the toggle is turned on: ")
 	require.Contains(t, said, "plugins."+config.SectionKey+".discoveryInterval")
+}
+
+// TestForms: the section means the same in every form that propeller takes, and what it would not take is told.
+func TestForms(t *testing.T) {
+	t.Parallel()
+	const plain = `plugins:
+  backend:
+    enable_backend_flytekit_plugin_system: false
+    deployments:
+      default:
+        endpoint: a:1
+        insecure: true
+      custom:
+        endpoint: b:1
+    routes:
+      - taskType: custom_task
+        deployment: custom
+`
+	for reason, tt := range map[string]struct {
+		text  string
+		notes []string
+	}{
+		"lists of mappings, as in Flyte's documents": {`
+tasks: {task-plugins: {default-for-task-types: [{container: container}, {sensor: connector-service}]}}
+plugins:
+  connector-service:
+    defaultConnector: {endpoint: "a:1"}
+    connectors: [{custom: {endpoint: "b:1", defaultTimeout: 10s}}]
+    connectorForTaskTypes:
+      - custom_task: custom
+`, []string{"default-for-task-types gives sensor to connector-service"}},
+		"anchors and merged mappings": {`
+x: &custom {endpoint: "b:1", defaultTimeout: 10s}
+plugins:
+  connector-service:
+    defaultConnector: {endpoint: "a:1"}
+    connectors: {custom: {<<: *custom}}
+    connectorForTaskTypes: {custom_task: custom}
+`, nil},
+		"wrong kinds": {`
+plugins:
+  connector-service:
+    defaultConnector: {endpoint: "a:1", timeouts: {GetTask: soon}, defaultTimeout: 10}
+    connectors: {custom: {endpoint: "b:1", defaultTimeout: 10s}, text: "c:1", none: null}
+    connectorForTaskTypes: {custom_task: custom}
+    pollInterval: often
+    webApi: 7
+`, []string{
+			"defaultConnector.defaultTimeout: 10 is no duration such as 10s", "defaultConnector.timeouts.gettask: soon is no duration",
+			"connectors.text is no mapping, and is left out: c:1", "connectors.text has no endpoint", "connectors.none has no endpoint",
+			"pollInterval: often is no duration", "webApi is no mapping, and is left out: 7",
+		}},
+	} {
+		t.Run(reason, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "propeller.yaml")
+			require.NoError(t, os.WriteFile(file, []byte(tt.text), 0o600))
+			out, said, err := command(t, "--config", file)
+			require.NoError(t, err)
+			require.Equal(t, plain, out)
+			for _, n := range tt.notes {
+				require.Contains(t, said, n)
+			}
+		})
+	}
+}
+
+// TestWriteKeepsLineEnds: a file from Windows is one afterwards.
+func TestWriteKeepsLineEnds(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "propeller.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("plugins:\r\n  connector-service: {defaultConnector: {endpoint: \"a:1\"}}\r\n"), 0o600))
+	_, _, err := command(t, "--config", file, "--write")
+	require.NoError(t, err)
+	after, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Contains(t, string(after), "  backend:\r\n")
+	require.Equal(t, bytes.Count(after, []byte("\n")), bytes.Count(after, []byte("\r\n")))
+	_, err = endpoint.Load(t.Context(), []string{file})
+	require.NoError(t, err)
 }

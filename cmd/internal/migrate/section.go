@@ -35,11 +35,19 @@ var calls = map[string]string{
 // object is a YAML mapping whose keys have no case, as in propeller.
 type object map[string]any
 
+// objectOf makes one of a mapping, or of a list of them, which propeller takes for the same and Flyte's documents write. It is
+// empty when v is neither.
 func objectOf(v any) object {
-	m, _ := v.(map[string]any)
 	out := object{}
-	for k, value := range m {
-		out[strings.ToLower(k)] = value
+	switch v := v.(type) {
+	case map[string]any:
+		for k, value := range v {
+			out[strings.ToLower(k)] = value
+		}
+	case []any:
+		for _, item := range v {
+			maps.Copy(out, objectOf(item))
+		}
 	}
 	return out
 }
@@ -91,6 +99,38 @@ func (m *migration) note(format string, args ...any) {
 	m.notes = append(m.notes, fmt.Sprintf(format, args...))
 }
 
+// object is a part of the old section. What stands there and is no mapping is left out.
+func (m *migration) object(where string, v any) object {
+	o := objectOf(v)
+	if len(o) == 0 && v != nil && !emptyMapping(v) {
+		m.note("%s.%s is no mapping, and is left out: %v", m.section, where, v)
+	}
+	return o
+}
+
+func emptyMapping(v any) bool {
+	switch v := v.(type) {
+	case map[string]any:
+		return len(v) == 0
+	case []any:
+		return len(v) == 0
+	}
+	return false
+}
+
+// duration is the text of one. What is none is left out.
+func (m *migration) duration(where string, v any) string {
+	if v == nil {
+		return ""
+	}
+	text := fmt.Sprint(v)
+	if _, err := time.ParseDuration(text); err != nil {
+		m.note("%s.%s: %s is no duration such as 10s, and is left out", m.section, where, text)
+		return ""
+	}
+	return text
+}
+
 // defaultTimeout is the new section's.
 var defaultTimeout = (&config.Deployment{}).Timeout(config.CallGet)
 
@@ -99,19 +139,25 @@ func (m *migration) convert(old object) section {
 	m.names = map[string]string{}
 	out := section{{"enable_backend_flytekit_plugin_system", false}}
 	deployments := section{}
-	if d := objectOf(old.get(m.defaults)); d.text("endpoint") != "" {
+	if d := m.object(m.defaults, old.get(m.defaults)); d.text("endpoint") != "" {
 		// The old default deployment speaks plain text unless told otherwise, as no other does.
 		deployments = append(deployments, pair{config.DefaultDeployment, m.deployment(m.defaults, d, true)})
 	} else {
 		m.note("%s.%s has no endpoint, so that there is no deployment for types that no other one lists", m.section, m.defaults)
 	}
-	listed := objectOf(old.get(m.deployments))
+	listed := m.object(m.deployments, old.get(m.deployments))
 	for _, name := range slices.Sorted(maps.Keys(listed)) {
+		where := m.deployments + "." + name
+		d := m.object(where, listed[name])
+		if d.text("endpoint") == "" {
+			m.note("%s.%s has no endpoint, and is left out", m.section, where)
+			continue
+		}
 		mine := m.rename(name)
-		deployments = append(deployments, pair{mine, m.deployment(m.deployments+"."+name, objectOf(listed[name]), false)})
+		deployments = append(deployments, pair{mine, m.deployment(where, d, false)})
 	}
 	out = append(out, pair{"deployments", deployments})
-	if routes := m.routes(objectOf(old.get(m.forTypes))); len(routes) > 0 {
+	if routes := m.routes(m.object(m.forTypes, old.get(m.forTypes))); len(routes) > 0 {
 		out = append(out, pair{"routes", routes})
 	}
 	if types, ok := old.get("supportedTaskTypes").([]any); ok && len(types) > 0 {
@@ -119,10 +165,12 @@ func (m *migration) convert(old object) section {
 		m.note("supportedTaskTypes became taskTypes: types of a service that answers at start are claimed without being named")
 	}
 	if old.has("pollInterval") {
-		out = append(out, pair{"discoveryInterval", old.text("pollInterval")})
-		m.note("pollInterval became discoveryInterval: how often services are asked what they serve. How often jobs are polled is webApi.caching.resyncInterval, in both sections")
+		if interval := m.duration("pollInterval", old.get("pollInterval")); interval != "" {
+			out = append(out, pair{"discoveryInterval", interval})
+			m.note("pollInterval became discoveryInterval: how often services are asked what they serve. How often jobs are polled is webApi.caching.resyncInterval, in both sections")
+		}
 	}
-	if web := m.webAPI(objectOf(old.get("webApi"))); len(web) > 0 {
+	if web := m.webAPI(m.object("webApi", old.get("webApi"))); len(web) > 0 {
 		out = append(out, pair{"webApi", web})
 	}
 	if old.has("resourceConstraints") {
@@ -164,7 +212,7 @@ func (m *migration) deployment(where string, d object, insecure bool) section {
 	if insecure {
 		out = append(out, pair{"insecure", true})
 	}
-	t := d.text("defaultTimeout")
+	t := m.duration(where+".defaultTimeout", d.get("defaultTimeout"))
 	if t == "" && where == m.defaults {
 		t = m.timeout.String()
 	}
@@ -176,14 +224,16 @@ func (m *migration) deployment(where string, d object, insecure bool) section {
 		out = append(out, pair{"defaultTimeout", t})
 	}
 	limits := section{}
-	timeouts := objectOf(d.get("timeouts"))
+	timeouts := m.object(where+".timeouts", d.get("timeouts"))
 	for _, name := range slices.Sorted(maps.Keys(timeouts)) {
 		call, known := calls[name]
 		if !known {
 			m.note("%s.%s.timeouts.%s has no counterpart: the calls are create, get, delete, execute, list", m.section, where, name)
 			continue
 		}
-		limits = append(limits, pair{call, fmt.Sprint(timeouts[name])})
+		if limit := m.duration(where+".timeouts."+name, timeouts[name]); limit != "" {
+			limits = append(limits, pair{call, limit})
+		}
 	}
 	if len(limits) > 0 {
 		out = append(out, pair{"timeouts", limits})

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/flytebackendv1"
+	"github.com/flyte-backend/flyte-backend/go/backendplugin/rest"
 )
 
 // info is what the command prints.
@@ -19,7 +22,10 @@ type info struct {
 	Modified bool   `json:"modified,omitempty"`
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
-	Flyteidl string `json:"flyteidl"`
+	// The protocols: flyteidl's module, our package of protobuf beside it, and info.version of api/openapi.yaml.
+	Flyteidl     string `json:"flyteidl"`
+	Flytebackend string `json:"flytebackend"`
+	REST         string `json:"rest"`
 }
 
 const flyteidl = "github.com/flyteorg/flyte/flyteidl"
@@ -27,6 +33,8 @@ const flyteidl = "github.com/flyteorg/flyte/flyteidl"
 // read takes it from the program's own build information.
 func read() info {
 	out := info{Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Flyteidl: "unknown"}
+	out.Flytebackend = strings.TrimPrefix(string(flytebackendv1.File_flytebackend_v1_backend_proto.Package()), "flytebackend.")
+	out.REST = contract()
 	b, ok := debug.ReadBuildInfo()
 	if !ok {
 		return out
@@ -54,12 +62,25 @@ func read() info {
 	return out
 }
 
+// contract reads the version of the REST contract from the contract itself.
+func contract() string {
+	var doc struct {
+		Info struct {
+			Version string `json:"version"`
+		} `json:"info"`
+	}
+	if err := json.Unmarshal(rest.OpenAPI, &doc); err != nil {
+		panic(err) // it is compiled in
+	}
+	return doc.Info.Version
+}
+
 // New makes the command `version`.
 func New() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "version",
-		Short: "Tell which version this is, and which version of Flyte's protocol it speaks",
+		Short: "Tell which version this is, and which versions of the protocols it speaks",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := read()
@@ -69,7 +90,8 @@ func New() *cobra.Command {
 				e.SetIndent("", "  ")
 				return e.Encode(v)
 			case "text":
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "flyte-backend %s (%s, %s), flyteidl %s\n", v.Version, v.Go, v.Platform, v.Flyteidl)
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "flyte-backend %s (%s, %s), flyteidl %s, flytebackend %s, REST %s\n",
+					v.Version, v.Go, v.Platform, v.Flyteidl, v.Flytebackend, v.REST)
 				return err
 			default:
 				return exit.BadInputf("--output takes text or json, got %q", output)

@@ -28,6 +28,8 @@ type Explanation struct {
 
 	router *router
 	claims claims
+	// registered are the task types of each enabled plugin of propeller's.
+	registered map[string][]string
 }
 
 // DeploymentReport is how a deployment answered.
@@ -75,7 +77,6 @@ func Explain(ctx context.Context, cfg *config.Config) (*Explanation, error) {
 	e := &Explanation{}
 	e.ask(ctx, s, &on)
 	snap := s.reg.Snapshot()
-	e.Conflicts = snap.Conflicts()
 	tp := taskconfig.GetConfig().TaskPlugins
 	// Propeller registers its connector plugin after our claim, and loads plugins after both.
 	e.claims = claim(&on, snap.TaskTypes(), pluginmachinery.PluginRegistry(), tp)
@@ -87,7 +88,9 @@ func Explain(ctx context.Context, cfg *config.Config) (*Explanation, error) {
 		return nil, err
 	}
 	e.router = &router{s: s, builtIns: &builtIns{byType: map[string]*builtIn{}, fallback: &builtIn{noPlugin{}, ""}}}
+	e.registered = map[string][]string{}
 	for _, p := range preferBuiltIn(entries) {
+		e.registered[strings.ToLower(p.ID)] = append(e.registered[strings.ToLower(p.ID)], p.RegisteredTaskTypes...)
 		for _, t := range p.RegisteredTaskTypes {
 			if e.router.builtIns.byType[t] == nil {
 				e.router.builtIns.byType[t] = &builtIn{noPlugin{}, p.ID}
@@ -100,6 +103,9 @@ func Explain(ctx context.Context, cfg *config.Config) (*Explanation, error) {
 			break
 		}
 	}
+	e.Conflicts = slices.DeleteFunc(snap.Conflicts(), func(c registry.Conflict) bool {
+		return e.Explain(c.TaskType, 0, "", "").Deployment == "" // neither of the two is used
+	})
 	return e, nil
 }
 
@@ -162,36 +168,42 @@ func (e *Explanation) TaskTypes() []string {
 // Explain says what would handle a task of a type, in a project and domain if they are given. It asks nobody.
 func (e *Explanation) Explain(taskType string, taskTypeVersion int32, project, domain string) Verdict {
 	v := Verdict{TaskType: taskType}
-	fallback := e.router.builtIns.forType(taskType).id
-	chosen := operatorsChoice(taskconfig.GetConfig().TaskPlugins, taskType)
-	if why, left := e.claims.left[taskType]; left {
-		v.BuiltIn, v.Why = fallback, "not claimed: "+why
-		if chosen != "" {
-			v.BuiltIn = chosen
-		}
-		return v
+	own := e.router.builtIns.forType(taskType).id
+	// Propeller heeds default-for-task-types only where the plugin has the type; else the setting means nothing.
+	chosen, unheeded := operatorsChoice(taskconfig.GetConfig().TaskPlugins, taskType), ""
+	if chosen != "" && chosen != ID && !slices.Contains(e.registered[chosen], taskType) {
+		unheeded = fmt.Sprintf(" (tasks.task-plugins.default-for-task-types gives it to %s, which has no such type: propeller does not heed that)", chosen)
+		chosen = ""
 	}
 	claimed := e.claims.why[taskType] != ""
-	if !claimed && e.router.builtIns.serves(taskType) && chosen != "" {
-		v.BuiltIn, v.Why = chosen, "not claimed: tasks.task-plugins.default-for-task-types gives it to this plugin"
-		return v
-	}
-	if !claimed && e.router.builtIns.serves(taskType) {
-		v.BuiltIn, v.Why = fallback, "not claimed: it is this plugin's, and no route, no taskTypes and no service names it"
+	if !claimed && (chosen != "" && chosen != ID || e.router.builtIns.serves(taskType)) {
+		// Else it reaches us all the same, as the default plugin.
+		v.BuiltIn = own
+		switch why, left := e.claims.left[taskType]; {
+		case chosen != "":
+			v.BuiltIn, v.Why = chosen, "not claimed: tasks.task-plugins.default-for-task-types gives it to this plugin"
+		case left && unheeded == "":
+			v.Why = "not claimed: " + why
+		default:
+			v.Why = "not claimed: it is this plugin's" + unheeded
+			if !left {
+				v.Why = "not claimed: it is this plugin's, and no route, no taskTypes and no service names it" + unheeded
+			}
+		}
 		return v
 	}
 	d, how := e.router.choose(&core.TaskTemplate{Type: taskType, TaskTypeVersion: taskTypeVersion}, identity{project: project, domain: domain}, &envelope{})
 	switch {
 	case d != nil:
 		v.Deployment, v.PluginVersion, v.Mode = d.Deployment, d.PluginVersion, d.Mode.String()
-		v.Why = d.Reason + e.doubts(d, taskType, taskTypeVersion)
+		v.Why = d.Reason + e.doubts(d, taskType, taskTypeVersion) + unheeded
 	case how == reasonUnanswered:
 		v.Waits = true
 		v.Why = fmt.Sprintf("taskTypes names it, no built-in plugin has it, and not every deployment has answered: it waits, for %s at most", e.deadline())
 	default:
-		v.BuiltIn, v.Why = fallback, explanations[how]
+		v.BuiltIn, v.Why = own, explanations[how]
 		if !claimed {
-			v.Why += ", and no built-in plugin has it: it goes to the default plugin"
+			v.Why += ", and no built-in plugin has it: it goes to the default plugin" + unheeded
 		}
 	}
 	return v
