@@ -209,6 +209,7 @@ func TestJobIDs(t *testing.T) {
 		{reason: "none", answer: `{}`, broken: "the job id has 0 bytes"},
 		{reason: "an empty one", answer: `{"job_id": ""}`, broken: "the job id has 0 bytes"},
 		{reason: "no bytes", answer: `{"job_id": "base64:"}`, broken: "the job id has 0 bytes"},
+		{reason: "an error as a success", answer: `{"job_id": "", "error_code": "UNAVAILABLE", "message": "later"}`, broken: `it has error_code "UNAVAILABLE" and no job_id`},
 		{reason: "a number", answer: `{"job_id": 7}`, broken: "not the JSON that is due"},
 		{reason: "base64 that is none", answer: `{"job_id": "base64:s3cr3t!"}`, broken: "goes on with something else"},
 		{reason: "padding", answer: `{"job_id": "base64:eA=="}`, broken: "goes on with something else"},

@@ -63,8 +63,9 @@ var _ client.Client = (*Conn)(nil)
 // service. Close it once; calls under way then fail as Canceled.
 func Dial(name string, d *config.Deployment) (*Conn, error) {
 	transport := &http.Transport{
-		Proxy:       http.ProxyFromEnvironment,
-		DialContext: (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		Proxy:                  http.ProxyFromEnvironment,
+		OnProxyConnectResponse: refusedByProxy,
+		DialContext:            (&net.Dialer{Timeout: connectTimeout}).DialContext,
 		// Connections that are made without a handshake of our own, through a proxy, go by TLSClientConfig.
 		TLSHandshakeTimeout: connectTimeout,
 		ForceAttemptHTTP2:   true,
@@ -137,6 +138,9 @@ func (c *Conn) Create(ctx context.Context, req *client.CreateRequest) (client.Jo
 		op: config.CallCreate, method: http.MethodPut, url: c.path(req.Target), key: req.IdempotencyKey, body: body,
 	}, &out); err != nil {
 		return nil, err
+	}
+	if out.JobID == "" && out.ErrorCode != "" { // so a service means to fail whose author took the status for another thing
+		return nil, c.broken(config.CallCreate, fmt.Errorf("it has error_code %q and no job_id; an error has the status of its code, not 200", out.ErrorCode))
 	}
 	id, err := decodeID(out.JobID)
 	if err != nil {

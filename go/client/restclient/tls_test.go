@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -274,4 +276,37 @@ func TestServicesOwnWordsAreNotDiagnosed(t *testing.T) {
 			assert.Empty(t, e.Advice, words)
 		}
 	}
+}
+
+// A proxy passes on what it cannot read: the service's certificate is checked, and the service's own, not the proxy's, is the answer.
+func TestTLSThroughAProxy(t *testing.T) {
+	t.Parallel()
+	ca, other := pki.New(t), pki.New(t)
+	s, target := serve(t, answering(200, jsonType, noPlugins), showing(ca.Issue("named", pki.InAnHour(), "backend.example"), nil), nil)
+	proxied, proxy := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		there, err := net.Dial("tcp", strings.TrimPrefix(target, "https://"))
+		if err != nil {
+			return
+		}
+		w.WriteHeader(http.StatusOK)
+		here, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		go func() { _, _ = io.Copy(there, here); _ = there.Close() }()
+		_, _ = io.Copy(here, there)
+		_ = here.Close()
+	}), nil, nil)
+	through := func(ca *pki.Authority) error {
+		c := connect(t, &config.Deployment{Endpoint: "https://backend.example:8000", TLS: config.TLS{CAFile: ca.File}})
+		u, err := url.Parse(proxy)
+		require.NoError(t, err)
+		c.http.Proxy = http.ProxyURL(u)
+		_, err = c.List(within(t))
+		return err
+	}
+	require.NoError(t, through(ca))
+	assert.Equal(t, "HTTP/2.0", s.last(t).proto)
+	assert.Equal(t, "CONNECT", proxied.last(t).method)
+	assert.Contains(t, failed(t, through(other)).Advice, "set tls.caFile")
 }
