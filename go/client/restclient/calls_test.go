@@ -97,6 +97,7 @@ func TestRequests(t *testing.T) {
 					tt.query = map[string][]string{}
 				}
 				assert.Equal(t, tt.query, got.query)
+				assert.NotContains(t, got.rawQuery, "+", "not every language takes it for a space")
 				if tt.key == "" {
 					assert.NotContains(t, got.header, "Idempotency-Key")
 				} else {

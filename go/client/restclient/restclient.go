@@ -180,7 +180,7 @@ func (c single) Get(ctx context.Context, ref client.JobRef) (*client.Job, error)
 		query.Set("output_prefix", wire.OutputPrefix)
 	}
 	var status jobStatus
-	if err := c.call(ctx, request{op: config.CallGet, method: http.MethodGet, url: c.path(ref.Target) + "?" + query.Encode()}, &status); err != nil {
+	if err := c.call(ctx, request{op: config.CallGet, method: http.MethodGet, url: c.path(ref.Target) + encoded(query)}, &status); err != nil {
 		return nil, err
 	}
 	return c.job(config.CallGet, &status)
@@ -231,7 +231,7 @@ func (c *Conn) result(r pollResult) batch.Result {
 // Delete deletes a job. One that the service does not know is deleted already.
 func (c *Conn) Delete(ctx context.Context, ref client.JobRef) error {
 	wire := refOf(ref)
-	r := request{op: config.CallDelete, method: http.MethodDelete, url: c.path(ref.Target) + "?" + c.query(wire).Encode()}
+	r := request{op: config.CallDelete, method: http.MethodDelete, url: c.path(ref.Target) + encoded(c.query(wire))}
 	if len(wire.JobID) > maxURLID {
 		wire.OutputPrefix = ""
 		r = request{op: config.CallDelete, method: http.MethodPost, url: c.path(ref.Target) + "/delete", body: wire}
@@ -267,6 +267,9 @@ func (c *Conn) path(t client.Target) string {
 func (c *Conn) query(wire jobRef) url.Values {
 	return url.Values{"job_id": {wire.JobID}, "task_type_version": {strconv.Itoa(int(wire.TaskTypeVersion))}}
 }
+
+// encoded is a query as a URL has it. A plus for a space is for forms only, and not every language reads it back.
+func encoded(query url.Values) string { return "?" + strings.ReplaceAll(query.Encode(), "+", "%20") }
 
 func (c *Conn) job(op string, s *jobStatus) (*client.Job, error) {
 	job, err := s.job()
