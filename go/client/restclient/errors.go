@@ -39,12 +39,11 @@ var diagnoses = slices.Concat(
 )
 
 const (
-	adviceGRPC     = "the endpoint is a gRPC service: set protocol: grpc"
-	adviceTLS      = "the endpoint speaks TLS: write https:// and insecure: false"
-	adviceClosed   = "the connection was closed without an answer: if that goes on and the endpoint speaks TLS, write https:// and insecure: false"
-	adviceOwnProxy = "calls go through the proxy that the environment names: set HTTPS_PROXY or HTTP_PROXY right, or name the endpoint's host in NO_PROXY"
-	adviceProxy    = "a proxy or load balancer on the way has answered: it does not reach the service, or the service is starting"
-	adviceOther    = "what answered is no backend plugin service, or something on the way to it refused the call"
+	adviceGRPC   = "the endpoint is a gRPC service: set protocol: grpc"
+	adviceTLS    = "the endpoint speaks TLS: write https:// and insecure: false"
+	adviceClosed = "the connection was closed without an answer: if that goes on and the endpoint speaks TLS, write https:// and insecure: false"
+	adviceProxy  = "a proxy or load balancer on the way has answered: it does not reach the service, or the service is starting"
+	adviceOther  = "what answered is no backend plugin service, or something on the way to it refused the call"
 )
 
 // networkError is the error of a call that the service did not answer.
@@ -61,7 +60,7 @@ func (c *Conn) networkError(ctx context.Context, op string, err error, connected
 		return e
 	}
 	if isProxy(err) {
-		e.Advice = adviceOwnProxy // what else is said here is about the proxy, not about the endpoint
+		e.Advice = diagnose.Proxy // what else is said here is about the proxy, not about the endpoint
 		return e
 	}
 	if dns := (*net.DNSError)(nil); errors.As(err, &dns) {
@@ -137,7 +136,7 @@ func (c *Conn) answerError(op string, res *http.Response) *client.Error {
 		diagnose.TooLarge(e, c.d)
 		e.Advice += "; and so has what is on the way to it, which has answered here"
 	case res.StatusCode == http.StatusProxyAuthRequired:
-		e.Advice = adviceOwnProxy
+		e.Advice = diagnose.Proxy
 	case res.StatusCode == http.StatusNotFound || res.StatusCode == http.StatusMethodNotAllowed || res.StatusCode == http.StatusNotImplemented:
 		e.Advice = fmt.Sprintf("nothing at this endpoint answers below %s: is it a backend plugin service for REST, and is the path of the endpoint right?", c.base)
 	case res.StatusCode >= http.StatusInternalServerError:
