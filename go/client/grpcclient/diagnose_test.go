@@ -179,7 +179,7 @@ func TestAdviceForAProxyThatRefuses(t *testing.T) {
 	t.Parallel()
 	const endpoint = "backend.invalid:8000"
 	if os.Getenv("BEHIND_A_PROXY") == "" {
-		again := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v") //nolint:gosec // the test itself
+		again := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 		again.Env = append(os.Environ(), "HTTPS_PROXY=http://"+serveHTTP(t, 407, nil, nil), "NO_PROXY=", "BEHIND_A_PROXY=1")
 		out, err := again.CombinedOutput()
 		require.NoError(t, err, string(out))
