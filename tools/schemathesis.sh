@@ -1,27 +1,12 @@
 #!/usr/bin/env bash
 # Runs Schemathesis against the Go SDK's REST server: it makes requests from api/openapi.yaml, right and wrong ones, alone and in
 # chains, and checks the answers by it. tools/schemathesis.toml says what is set. SEED (1 unless given) makes the same requests
-# again, and arguments go on to `schemathesis run`. Its environment is made in .cache, once, of what
-# tools/requirements-schemathesis.txt pins. Needs Python 3.10 or newer with the venv module.
+# again, and arguments go on to `schemathesis run`. tools/venv.sh makes its environment, of what
+# tools/requirements-schemathesis.txt pins.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go}
-python=${SCHEMATHESIS_PYTHON:-python3}
-
-requirements=tools/requirements-schemathesis.txt
-version=$(sed -n 's/^schemathesis==//p' "$requirements")
-folder=$PWD/.cache/schemathesis-$version
-if ! cmp --silent "$requirements" "$folder/requirements.txt"; then
-	if ! "$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-		echo "Schemathesis needs Python 3.10 or newer with the venv module, which $python is not; SCHEMATHESIS_PYTHON can name one" >&2
-		exit 1
-	fi
-	echo "Making $folder; this takes half a minute, once." >&2
-	rm -rf "$folder"
-	"$python" -m venv "$folder" >&2
-	"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements" >&2
-	cp "$requirements" "$folder/requirements.txt" # last: it says that the rest is there
-fi
+folder=$(tools/venv.sh schemathesis tools/requirements-schemathesis.txt schemathesis --version)
 
 work=$(mktemp -d)
 service=
@@ -52,12 +37,11 @@ fi
 contract=$PWD/api/openapi.yaml config=$PWD/tools/schemathesis.toml
 export SCHEMATHESIS_HOOKS=schemathesis_hooks PYTHONPATH=$PWD/tools PYTHONDONTWRITEBYTECODE=1
 status=0
-# use_after_free takes the path for the resource, and here the query names the job: another one is none that was deleted.
 # One worker, because in several threads Python 3.11 cannot parse Schemathesis's own source at times.
 # Chains of calls have a run of their own: after the other phases it makes a tenth of them.
 for phases in examples,coverage,fuzzing stateful; do
 	(cd "$work" && "$folder/bin/schemathesis" --config-file "$config" run "$contract" --url "http://$address" \
-		--checks all --exclude-checks use_after_free --phases "$phases" --seed "${SEED:-1}" --max-examples 150 --workers 1 --no-color "$@") || status=$?
+		--checks all --phases "$phases" --seed "${SEED:-1}" --max-examples 150 --workers 1 --no-color "$@") || status=$?
 done
 if ((status != 0)); then
 	echo 'The end of what the service logged:' >&2

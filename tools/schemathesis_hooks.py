@@ -1,4 +1,4 @@
-"""What the contract says and a JSON Schema cannot: a template that names its task type names the path's."""
+"""What the contract says and a JSON Schema cannot: a template that names its task type names the path's, and bodies are JSON."""
 
 from urllib.parse import unquote
 
@@ -20,3 +20,11 @@ def before_call(context, case, kwargs):
     else:  # how it is escaped is Schemathesis's own matter
         del template["type"]
     case.body = {**body, "template": template}
+
+
+@schemathesis.check
+def takes_json_only(ctx, response, case):
+    """Schemathesis sends other content types too, but lets everything pass that is no 5xx."""
+    kind = response.request.headers.get("Content-Type", "").split(";")[0]
+    if case.operation.definition.raw.get("requestBody") and kind != "application/json" and response.status_code == 200:
+        raise AssertionError(f"a body of {kind or 'no type'} was taken; 415 is due")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a virtual environment of a requirements file, and prints its folder: .cache/NAME-<version>, which is that of the package
 # NAME, or else of flytekit. Does nothing when it is there. May be called many times at once: the first makes it, the others wait.
-# Everything but the folder goes to standard error. tools/flytekit.sh, tools/connector.sh and tools/bqemulator.sh call it.
+# Everything but the folder goes to standard error. tools/flytekit.sh and others call it.
 #
 # Needs a Python from 3.10 to 3.12 with the venv module; FLYTEKIT_PYTHON names one that is not found on PATH.
 # usage: tools/venv.sh NAME REQUIREMENTS COMMAND... (of the environment, which has to run when it is made)

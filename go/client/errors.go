@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -115,10 +116,9 @@ func (e *Error) Error() string {
 	}
 	b.WriteString(" failed: ")
 	if e.FromService {
-		fmt.Fprintf(&b, "the service answered %s: %s", e.Code, e.Message)
-	} else {
-		fmt.Fprintf(&b, "%s: %s", e.Code, e.Message)
+		b.WriteString("the service answered ")
 	}
+	fmt.Fprintf(&b, "%s: %s", e.Code, cmp.Or(e.Message, "no reason was given"))
 	if e.Advice != "" {
 		b.WriteString(" (" + e.Advice + ")")
 	}

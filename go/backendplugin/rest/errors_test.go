@@ -103,6 +103,7 @@ func TestServiceErrors(t *testing.T) {
 		{"an error that says that there is none", contradiction{}, 500, "UNKNOWN", "says that it did not", ""},
 		{"no text", status.Error(codes.Internal, ""), 500, "INTERNAL", "no reason", ""},
 		{"text that is no UTF-8", status.Error(codes.Internal, "a\xffb"), 500, "INTERNAL", "a\uFFFDb", ""},
+		{"more text than the contract has room for", status.Error(codes.Internal, strings.Repeat("é", 10000)), 500, "INTERNAL", "é…", ""},
 		{"a pause of part of a second", pause(time.Nanosecond), 503, "UNAVAILABLE", "later", "1"},
 		{"a pause is never made shorter", pause(1500 * time.Millisecond), 503, "UNAVAILABLE", "later", "2"},
 		{"nor longer than it takes", pause(7 * time.Second), 503, "UNAVAILABLE", "later", "7"},
@@ -115,6 +116,7 @@ func TestServiceErrors(t *testing.T) {
 			require.Equal(t, tt.status, a.status)
 			require.Equal(t, tt.code, a.member("error_code"))
 			require.Contains(t, a.member("message"), tt.says)
+			require.LessOrEqual(t, len(fmt.Sprint(a.member("message"))), 16<<10)
 			require.Equal(t, tt.after, a.header.Get("Retry-After"))
 		})
 	}

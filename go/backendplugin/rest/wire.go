@@ -168,12 +168,20 @@ func retryAfter(st *status.Status) time.Duration {
 	return 0
 }
 
+// maxMessage is how long an error's message may be by the contract; plugins pass on what they are told, however long it is.
+const maxMessage = 16 << 10
+
 // message is never empty: people read it.
 func message(st *status.Status) string {
-	if st.Message() == "" {
+	text := strings.ToValidUTF8(st.Message(), "\uFFFD")
+	switch {
+	case text == "":
 		return "the service gave no reason"
+	case len(text) > maxMessage:
+		const mark = "…"
+		return strings.ToValidUTF8(text[:maxMessage-len(mark)], "") + mark
 	}
-	return strings.ToValidUTF8(st.Message(), "\uFFFD")
+	return text
 }
 
 // WriteError answers with an error in the contract's form: the status of its code (413 for a message over a limit), Retry-After if it asks for a pause, and a

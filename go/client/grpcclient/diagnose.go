@@ -29,6 +29,7 @@ func retryAfter(st *status.Status) time.Duration {
 var diagnoses = slices.Concat(
 	[]diagnose.Case{
 		diagnose.NoName,
+		{Says: []string{"failed to do connect handshake"}, Advice: diagnose.Proxy},
 		{Says: []string{"first record does not look like a TLS handshake"}, Speaks: diagnose.TLS,
 			Advice: "the endpoint speaks plain text, this deployment is configured for TLS: set insecure: true, or give the service a certificate"},
 		{Says: []string{"error reading server preface", "server preface received", "frame too large", "malformed HTTP"}, Speaks: diagnose.PlainText,

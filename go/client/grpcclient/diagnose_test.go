@@ -7,6 +7,9 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -118,6 +121,7 @@ func TestAdviceForWrongSetUps(t *testing.T) {
 		{reason: "another gRPC service", at: func(t *testing.T) string { return start(t, grpc.NewServer()) }, insecure: true,
 			advice: "is it a backend plugin service?", service: true},
 		{reason: "nothing", at: unused, insecure: true, advice: "nothing listens"},
+		{reason: "no such socket", at: func(t *testing.T) string { return "unix://" + filepath.Join(t.TempDir(), "none.sock") }, insecure: true, advice: "nothing listens"},
 		{reason: "nothing, asked in TLS", at: unused, advice: "nothing listens"},
 		{reason: "a host that does not exist", at: func(t *testing.T) string { return "dns://" + nameServer(t, 3) + "/nowhere.invalid:8000" }, insecure: true, advice: "does not resolve"},
 		{reason: "a name server that fails", at: func(t *testing.T) string { return "dns://" + nameServer(t, 2) + "/nowhere.invalid:8000" }, insecure: true, advice: "does not resolve"},
@@ -168,4 +172,27 @@ func TestAdviceForSilence(t *testing.T) {
 		assert.Equal(t, client.RetryLater, e.Class)
 		assert.False(t, e.FromService)
 	}
+}
+
+// A proxy is a process's own: the environment is read once, so this test runs itself in another one.
+func TestAdviceForAProxyThatRefuses(t *testing.T) {
+	t.Parallel()
+	const endpoint = "backend.invalid:8000"
+	if os.Getenv("BEHIND_A_PROXY") == "" {
+		again := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		again.Env = append(os.Environ(), "HTTPS_PROXY=http://"+serveHTTP(t, 407, nil, nil), "NO_PROXY=", "BEHIND_A_PROXY=1")
+		out, err := again.CombinedOutput()
+		require.NoError(t, err, string(out))
+		require.Contains(t, string(out), "--- PASS: "+t.Name())
+		return
+	}
+	c := connect(t, &config.Deployment{Endpoint: endpoint, Insecure: true})
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	_, err := c.List(ctx)
+	e := failure(t, err)
+	assert.Contains(t, e.Advice, "NO_PROXY", e)
+	assert.Contains(t, e.Message, "407")
+	assert.Equal(t, client.RetryLater, e.Class)
+	assert.False(t, e.FromService)
 }

@@ -59,6 +59,10 @@ func (c *Conn) networkError(ctx context.Context, op string, err error, connected
 	if e.Class == client.RetryNow {
 		return e
 	}
+	if isProxy(err) {
+		e.Advice = diagnose.Proxy // what else is said here is about the proxy, not about the endpoint
+		return e
+	}
 	if dns := (*net.DNSError)(nil); errors.As(err, &dns) {
 		e.Advice = diagnose.NoName.Advice // whatever the name server's words are
 		return e
@@ -71,6 +75,24 @@ func (c *Conn) networkError(ctx context.Context, op string, err error, connected
 		e.Advice = diagnose.Swallowed
 	}
 	return e
+}
+
+// errProxy marks what a proxy answers in place of a connection.
+var errProxy = errors.New("the proxy made no connection")
+
+// refusedByProxy is the error of a connection through a proxy, unless the proxy has made it. net/http's own holds the status's
+// words alone.
+func refusedByProxy(_ context.Context, proxy *url.URL, _ *http.Request, res *http.Response) error {
+	if res.StatusCode == http.StatusOK {
+		return nil
+	}
+	return fmt.Errorf("%w: %s answered HTTP %s", errProxy, proxy.Host, describe(res.StatusCode))
+}
+
+// isProxy says whether a proxy could not be reached, or made no connection.
+func isProxy(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, errProxy) || errors.As(err, &op) && op.Op == "proxyconnect"
 }
 
 func isTimeout(err error) bool {
@@ -105,7 +127,7 @@ func (c *Conn) answerError(op string, res *http.Response) *client.Error {
 		e.Advice = adviceGRPC
 	case res.StatusCode < http.StatusBadRequest:
 		if to, err := res.Location(); err == nil {
-			e.Message += " to " + (&url.URL{Scheme: to.Scheme, Host: to.Host, Path: to.Path}).String()
+			e.Message = diagnose.Bounded(e.Message + " to " + (&url.URL{Scheme: to.Scheme, Host: to.Host, Path: to.Path}).String())
 		}
 		e.Advice = "redirects are not followed, because a request could lose its meaning on the way: set endpoint to where the service is"
 	case res.StatusCode == http.StatusBadRequest && c.d.Insecure && strings.Contains(string(body), "HTTPS"):
@@ -113,6 +135,8 @@ func (c *Conn) answerError(op string, res *http.Response) *client.Error {
 	case res.StatusCode == http.StatusRequestEntityTooLarge:
 		diagnose.TooLarge(e, c.d)
 		e.Advice += "; and so has what is on the way to it, which has answered here"
+	case res.StatusCode == http.StatusProxyAuthRequired:
+		e.Advice = diagnose.Proxy
 	case res.StatusCode == http.StatusNotFound || res.StatusCode == http.StatusMethodNotAllowed || res.StatusCode == http.StatusNotImplemented:
 		e.Advice = fmt.Sprintf("nothing at this endpoint answers below %s: is it a backend plugin service for REST, and is the path of the endpoint right?", c.base)
 	case res.StatusCode >= http.StatusInternalServerError:

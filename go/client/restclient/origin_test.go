@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,7 @@ func TestStatusAlone(t *testing.T) {
 		{403, codes.PermissionDenied, "no backend plugin service"},
 		{404, codes.NotFound, "is the path of the endpoint right?"},
 		{405, codes.Unimplemented, "is the path of the endpoint right?"},
+		{407, codes.Unknown, "NO_PROXY"},
 		{408, codes.DeadlineExceeded, "no backend plugin service"},
 		{409, codes.Aborted, "no backend plugin service"},
 		{429, codes.ResourceExhausted, "no backend plugin service"},
@@ -128,6 +130,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 		{"see other", "/login?next=s3cr3t", "/login", 303},
 		{"temporary", there, there, 307},
 		{"permanent", there, there, 308},
+		{"a path that would fill an event", "/" + strings.Repeat("x", 10000), strings.Repeat("x", 1000), 307},
 		{"nowhere", "", "HTTP 302 Found", 302},
 		{"nonsense", "http://%zz", "HTTP 302 Found", 302},
 	}
@@ -143,6 +146,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 				e := failed(t, call(within(t)))
 				assert.Contains(t, e.Message, tt.says)
 				assert.NotContains(t, e.Error(), "s3cr3t")
+				assert.Less(t, len(e.Error()), 3000)
 				assert.Contains(t, e.Advice, "redirects are not followed")
 				assert.Equal(t, client.RetryLater, e.Class)
 				assert.False(t, e.FromService)
@@ -405,5 +409,48 @@ func TestRecovery(t *testing.T) {
 		require.NoError(t, err)
 		server = run(again)
 		until(t, func() bool { return list() == nil })
+	}
+}
+
+// What a proxy of the environment cannot do is not said of the endpoint.
+func TestProxies(t *testing.T) {
+	t.Parallel()
+	unused := listen(t)
+	require.NoError(t, unused.Close())
+	refusing := func(status int) string {
+		_, url := serve(t, answering(status, "text/html", "<html>no</html>"), nil, nil)
+		return url
+	}
+	tests := []struct {
+		reason, proxy, says string
+		secure              bool
+	}{
+		{reason: "nothing listens there", proxy: "http://" + unused.Addr().String(), says: "connection refused"},
+		{reason: "nothing listens there, for TLS", proxy: "http://me:s3cr3t@" + unused.Addr().String(), secure: true, says: "connection refused"},
+		{reason: "its name does not resolve", proxy: "http://nowhere.invalid:3128", secure: true, says: "nowhere.invalid"},
+		{reason: "it wants a password", proxy: refusing(407), says: "HTTP 407"},
+		{reason: "it wants a password, for TLS", proxy: refusing(407), secure: true, says: "answered HTTP 407 Proxy Authentication Required"},
+		{reason: "it makes no such connections", proxy: refusing(403), secure: true, says: "answered HTTP 403 Forbidden"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.reason, func(t *testing.T) {
+			t.Parallel()
+			d := &config.Deployment{Endpoint: "http://backend.invalid:8000", Insecure: true}
+			if tt.secure {
+				d = &config.Deployment{Endpoint: "https://backend.invalid:8000"}
+			}
+			c := connect(t, d)
+			proxy, err := url.Parse(tt.proxy)
+			require.NoError(t, err)
+			c.http.Proxy = http.ProxyURL(proxy) // the environment is read once a process
+			for _, call := range every(c) {
+				e := failed(t, call(within(t)))
+				assert.Equal(t, client.RetryLater, e.Class, e)
+				assert.False(t, e.FromService, e)
+				assert.Contains(t, e.Message, tt.says)
+				assert.Contains(t, e.Advice, "NO_PROXY", e)
+				assert.NotContains(t, e.Error(), "s3cr3t")
+			}
+		})
 	}
 }

@@ -63,8 +63,9 @@ var _ client.Client = (*Conn)(nil)
 // service. Close it once; calls under way then fail as Canceled.
 func Dial(name string, d *config.Deployment) (*Conn, error) {
 	transport := &http.Transport{
-		Proxy:       http.ProxyFromEnvironment,
-		DialContext: (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		Proxy:                  http.ProxyFromEnvironment,
+		OnProxyConnectResponse: refusedByProxy,
+		DialContext:            (&net.Dialer{Timeout: connectTimeout}).DialContext,
 		// Connections that are made without a handshake of our own, through a proxy, go by TLSClientConfig.
 		TLSHandshakeTimeout: connectTimeout,
 		ForceAttemptHTTP2:   true,
@@ -138,6 +139,9 @@ func (c *Conn) Create(ctx context.Context, req *client.CreateRequest) (client.Jo
 	}, &out); err != nil {
 		return nil, err
 	}
+	if out.JobID == "" && out.ErrorCode != "" { // so a service means to fail whose author took the status for another thing
+		return nil, c.broken(config.CallCreate, fmt.Errorf("it has error_code %q and no job_id; an error has the status of its code, not 200", out.ErrorCode))
+	}
 	id, err := decodeID(out.JobID)
 	if err != nil {
 		return nil, c.broken(config.CallCreate, err)
@@ -176,7 +180,7 @@ func (c single) Get(ctx context.Context, ref client.JobRef) (*client.Job, error)
 		query.Set("output_prefix", wire.OutputPrefix)
 	}
 	var status jobStatus
-	if err := c.call(ctx, request{op: config.CallGet, method: http.MethodGet, url: c.path(ref.Target) + "?" + query.Encode()}, &status); err != nil {
+	if err := c.call(ctx, request{op: config.CallGet, method: http.MethodGet, url: c.path(ref.Target) + encoded(query)}, &status); err != nil {
 		return nil, err
 	}
 	return c.job(config.CallGet, &status)
@@ -227,7 +231,7 @@ func (c *Conn) result(r pollResult) batch.Result {
 // Delete deletes a job. One that the service does not know is deleted already.
 func (c *Conn) Delete(ctx context.Context, ref client.JobRef) error {
 	wire := refOf(ref)
-	r := request{op: config.CallDelete, method: http.MethodDelete, url: c.path(ref.Target) + "?" + c.query(wire).Encode()}
+	r := request{op: config.CallDelete, method: http.MethodDelete, url: c.path(ref.Target) + encoded(c.query(wire))}
 	if len(wire.JobID) > maxURLID {
 		wire.OutputPrefix = ""
 		r = request{op: config.CallDelete, method: http.MethodPost, url: c.path(ref.Target) + "/delete", body: wire}
@@ -263,6 +267,9 @@ func (c *Conn) path(t client.Target) string {
 func (c *Conn) query(wire jobRef) url.Values {
 	return url.Values{"job_id": {wire.JobID}, "task_type_version": {strconv.Itoa(int(wire.TaskTypeVersion))}}
 }
+
+// encoded is a query as a URL has it. A plus for a space is for forms only, and not every language reads it back.
+func encoded(query url.Values) string { return "?" + strings.ReplaceAll(query.Encode(), "+", "%20") }
 
 func (c *Conn) job(op string, s *jobStatus) (*client.Job, error) {
 	job, err := s.job()

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -274,4 +276,90 @@ func TestServicesOwnWordsAreNotDiagnosed(t *testing.T) {
 			assert.Empty(t, e.Advice, words)
 		}
 	}
+}
+
+// A proxy passes on what it cannot read: the service's certificate is checked, and the service's own, not the proxy's, is the answer.
+func TestTLSThroughAProxy(t *testing.T) {
+	t.Parallel()
+	ca, other := pki.New(t), pki.New(t)
+	s, target := serve(t, answering(200, jsonType, noPlugins), showing(ca.Issue("named", pki.InAnHour(), "backend.example"), nil), nil)
+	proxied, proxy := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		there, err := net.Dial("tcp", strings.TrimPrefix(target, "https://"))
+		if err != nil {
+			return
+		}
+		w.WriteHeader(http.StatusOK)
+		here, ahead, err := http.NewResponseController(w).Hijack() // some may have been read ahead
+		if err != nil {
+			return
+		}
+		go func() { _, _ = io.Copy(there, ahead); _ = there.Close() }()
+		_, _ = io.Copy(here, there)
+		_ = here.Close()
+	}), nil, nil)
+	through := func(ca *pki.Authority) error {
+		c := connect(t, &config.Deployment{Endpoint: "https://backend.example:8000", TLS: config.TLS{CAFile: ca.File}})
+		u, err := url.Parse(proxy)
+		require.NoError(t, err)
+		c.http.Proxy = http.ProxyURL(u)
+		_, err = c.List(within(t))
+		return err
+	}
+	require.NoError(t, through(ca))
+	assert.Equal(t, "HTTP/2.0", s.last(t).proto)
+	assert.Equal(t, "CONNECT", proxied.last(t).method)
+	e := failed(t, through(other))
+	assert.Contains(t, e.Advice, "set tls.caFile", e)
+}
+
+// TestServiceThatDrains: a replica that ends says so (GOAWAY), what is under way ends there, and the next call goes to its successor.
+func TestServiceThatDrains(t *testing.T) {
+	t.Parallel()
+	ca := pki.New(t)
+	cert := ca.Issue("local", pki.InAnHour(), "127.0.0.1")
+	arrived, release := make(chan struct{}), make(chan struct{})
+	run := func(lis net.Listener, name string) *http.Server {
+		server := &http.Server{ReadHeaderTimeout: limit, TLSConfig: showing(cert, nil), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				arrived <- struct{}{}
+				<-release
+			}
+			answering(200, jsonType, `{"job_id": "`+name+`", "job_state": "SUCCEEDED", "message": "`+name+r.Proto+`"}`).ServeHTTP(w, r)
+		})}
+		go func() { _ = server.ServeTLS(lis, "", "") }()
+		t.Cleanup(func() { _ = server.Close() })
+		return server
+	}
+	lis := listen(t)
+	address := lis.Addr().String()
+	first := run(lis, "first")
+	c := connect(t, &config.Deployment{Endpoint: "https://" + address, TLS: config.TLS{CAFile: ca.File}})
+	executed := make(chan error, 1)
+	var job *client.Job
+	go func() {
+		var err error
+		job, err = c.Execute(within(t), newRequest())
+		executed <- err
+	}()
+	<-arrived
+	drained := make(chan error, 1)
+	go func() { drained <- first.Shutdown(within(t)) }()
+	var again net.Listener
+	until(t, func() (free bool) {
+		var err error
+		again, err = net.Listen("tcp", address)
+		return err == nil
+	})
+	run(again, "second")
+	keyless := newRequest()
+	keyless.IdempotencyKey = ""
+	until(t, func() bool { // until the news is here, the first one may still answer
+		id, err := c.Create(within(t), keyless)
+		require.NoError(t, err)
+		return string(id) == "second"
+	})
+	close(release)
+	require.NoError(t, <-executed)
+	assert.Equal(t, "firstHTTP/2.0", job.Message)
+	require.NoError(t, <-drained)
 }

@@ -44,7 +44,8 @@ type (
 		MaxOutputBytes int64           `json:"max_output_bytes,omitempty"`
 	}
 	created struct {
-		JobID string `json:"job_id"`
+		JobID     string `json:"job_id"`
+		ErrorCode string `json:"error_code"`
 	}
 
 	jobRef struct {

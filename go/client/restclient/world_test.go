@@ -28,6 +28,7 @@ const limit = 20 * time.Second
 type call struct {
 	method, path string
 	query        map[string][]string
+	rawQuery     string
 	header       http.Header
 	body         string
 	proto        string
@@ -71,7 +72,7 @@ func serve(tb testing.TB, h http.Handler, secure *tls.Config, protocols *http.Pr
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
 			s.mu.Lock()
-			s.calls = append(s.calls, call{r.Method, r.URL.EscapedPath(), r.URL.Query(), r.Header, string(body), r.Proto})
+			s.calls = append(s.calls, call{r.Method, r.URL.EscapedPath(), r.URL.Query(), r.URL.RawQuery, r.Header, string(body), r.Proto})
 			s.mu.Unlock()
 			r.Body = io.NopCloser(bytes.NewReader(body))
 			h.ServeHTTP(w, r)

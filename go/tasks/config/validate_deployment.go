@@ -171,6 +171,9 @@ func isPort(s string) bool {
 	return err == nil && n > 0
 }
 
+// restRoot is what the REST contract's paths begin with.
+const restRoot = "/plugins/v1"
+
 // wrongURL says what is wrong with the URL of a REST service, or nothing. The parser's own error stays out of it, because
 // it repeats parts of the URL, and those can be a password.
 func wrongURL(endpoint string, insecure bool) string {
@@ -182,6 +185,8 @@ func wrongURL(endpoint string, insecure bool) string {
 		return "must be a URL such as https://host:port"
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return "must not hold a user, a query or a fragment: only https://host:port/path"
+	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), restRoot): // a service would take it for a plugin's path
+		return "must not end with " + restRoot + ", with which the paths of the calls begin"
 	case u.Scheme == "http" && !insecure:
 		return "is plain text; write https://, or insecure: true"
 	case u.Scheme == "https" && insecure:

@@ -124,6 +124,33 @@ func TestExamples(t *testing.T) {
 	require.Greater(t, count, 40, "the document has more examples than that")
 }
 
+// TestEveryStatusHasAnExample: people read examples first.
+func TestEveryStatusHasAnExample(t *testing.T) {
+	t.Parallel()
+	c := load(t)
+	paths, ok := c.resolve(t, c.document)["paths"].(map[string]any)
+	require.True(t, ok)
+	count := 0
+	for path, item := range paths {
+		for method, operation := range c.resolve(t, item) {
+			if method == "parameters" {
+				continue
+			}
+			responses, ok := c.resolve(t, operation)["responses"].(map[string]any)
+			require.True(t, ok, "%s %s", method, path)
+			for status, response := range responses {
+				content, ok := c.resolve(t, response)["content"].(map[string]any)
+				require.True(t, ok, "%s %s %s", method, path, status)
+				for kind, media := range content {
+					require.NotEmpty(t, c.resolve(t, media)["examples"], "%s %s %s as %s", method, path, status, kind)
+					count++
+				}
+			}
+		}
+	}
+	require.Greater(t, count, 80)
+}
+
 // examples calls check with every example below a node.
 func (c *contract) examples(t *testing.T, node any, pointer string, check func(where, schema string, example any)) {
 	t.Helper()

@@ -34,7 +34,11 @@ func (a *anything) Create(_ context.Context, r *backendplugin.Request[*core.Lite
 func (a *anything) Get(_ context.Context, j *backendplugin.Job[string]) (*backendplugin.Status[*core.LiteralMap], error) {
 	a.lock.Lock()
 	defer a.lock.Unlock()
-	s := backendplugin.Succeeded(a.inputs[j.ID])
+	inputs, known := a.inputs[j.ID]
+	if !known {
+		return nil, backendplugin.NotFound("there is no job %q", j.ID)
+	}
+	s := backendplugin.Succeeded(inputs)
 	s.LogLinks = []backendplugin.LogLink{{Name: "Log", URI: "https://logs.example/" + j.ID}}
 	s.Info = map[string]any{"job": j.ID}
 	return s, nil

@@ -59,7 +59,10 @@ var Certificates = []Case{
 }
 
 // Refused is the case of an address without a service.
-var Refused = Case{Says: []string{"connection refused"}, Advice: "nothing listens at this address"}
+var Refused = Case{Says: []string{"connection refused", "connect: no such file or directory"}, Advice: "nothing listens at this address"}
+
+// Proxy is the advice for a proxy that cannot be reached, or makes no connection.
+const Proxy = "calls go through the proxy that the environment names: set HTTPS_PROXY or HTTP_PROXY right, or name the endpoint's host in NO_PROXY"
 
 // Swallowed is the advice for an address that does not even refuse.
 const Swallowed = "no connection was made in time: the address may be wrong, or something on the way, such as a network policy, swallows what is sent"
