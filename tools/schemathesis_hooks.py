@@ -1,4 +1,4 @@
-"""What the contract says and a JSON Schema cannot: a template that names its task type names the path's, and bodies are JSON."""
+"""What the contract says and JSON Schema cannot: a template that names its task type names the path's, and bodies are JSON."""
 
 from urllib.parse import unquote
 
