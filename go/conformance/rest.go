@@ -473,3 +473,12 @@ func (d *restDriver) metrics(ctx context.Context, j job, queries []string) reply
 func (d *restDriver) page(ctx context.Context, path string) reply {
 	return d.do(ctx, request{method: http.MethodGet, path: path})
 }
+
+// target is a path below the endpoint's own.
+func (d *restDriver) target(path string) string {
+	u, err := url.Parse(d.base)
+	if err != nil {
+		return path
+	}
+	return strings.TrimSuffix(u.Path, "/") + path
+}
