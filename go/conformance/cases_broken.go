@@ -165,7 +165,10 @@ func moments(usual time.Duration) []time.Duration {
 	return []time.Duration{0, usual / 8, usual / 4, usual / 2, usual * 3 / 4}
 }
 
-// mayBeLeft says that a job may be there that nobody can name.
+// mayBeLeft says that jobs may be there that nobody can name.
 func (r *runner) mayBeLeft(c call) {
-	r.report.Left = append(r.report.Left, Left{c.plugin.String(), "(unknown)", "a create was broken off on purpose, and the service does not honour keys, so a job may run that no answer named"})
+	one := Left{c.plugin.String(), "(unknown)", "creates were broken off on purpose, and the service does not honour keys, so jobs may run that no answer named"}
+	if !slices.Contains(r.report.Left, one) {
+		r.report.Left = append(r.report.Left, one)
+	}
 }

@@ -142,10 +142,6 @@ var createCases = []Case{
 		}},
 }
 
-func retryable(r *reply) bool {
-	return !r.lost && (r.code == codes.Unavailable || r.code == codes.ResourceExhausted || r.code == codes.Aborted)
-}
-
 // wire is a create as bytes.
 func (p *probe) wire(c call) []byte {
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(createRequest(c))

@@ -78,7 +78,6 @@ var errorCases = []Case{
 	{ID: "errors/retry-after", Level: Must, Contract: secForm, Protocols: both, scope: once,
 		Purpose: "A pause that an error asks for is RetryInfo that is not negative; over REST, Retry-After in whole seconds.",
 		run: func(p *probe) {
-			p.provoke()
 			found := false
 			p.each(func(r *reply) bool {
 				found = found || r.hasRetry
@@ -130,6 +129,10 @@ var errorCases = []Case{
 
 // provoke makes the errors that every service can be made to give, so that there is something to judge.
 func (p *probe) provoke() {
+	if p.provoked {
+		return
+	}
+	p.provoked = true
 	nobody := plugin{taskType: "conformance_no_such_type", version: "v1"}
 	p.get(job{plugin: nobody, id: []byte("x")})
 	p.create(p.callFor(nobody))

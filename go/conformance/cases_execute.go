@@ -94,11 +94,7 @@ var executeCases = []Case{
 }
 
 func (p *probe) execute(c call) reply {
-	ctx, cancel := context.WithTimeout(p.ctx, p.o.JobTimeout)
-	defer cancel()
-	r := p.d.execute(ctx, c)
-	p.note(r)
-	return r
+	return p.patient(p.ctx, p.o.JobTimeout, func(ctx context.Context) reply { return p.d.execute(ctx, c) })
 }
 
 // executeOK makes a synchronous call that succeeds; a plugin may refuse the minimal template.

@@ -30,10 +30,12 @@ var idCases = func() []Case {
 				j := job{plugin: p.plugin, id: []byte(odd.id)}
 				for range 2 {
 					r := p.get(j)
+					p.byBody(j, &r)
 					p.refused(&r, "there is no such job", codes.NotFound, codes.InvalidArgument)
 					p.say(!strings.Contains(r.message, "root:"), r.sent, "the text of a file of the system", "nothing of any file")
 				}
 				r := p.delete(j)
+				p.byBody(j, &r)
 				p.check(r.ok() || !r.lost && (r.code == codes.NotFound || r.code == codes.InvalidArgument), &r, "OK, NOT_FOUND or INVALID_ARGUMENT: there is no such job")
 			},
 		})
@@ -50,7 +52,9 @@ var idCases = func() []Case {
 		Case{ID: "ids/too-long", Level: Should, Contract: secIDs, Protocols: both, scope: any1,
 			Purpose: "A job id of more than 64 KiB is refused.",
 			run: func(p *probe) {
-				r := p.get(job{plugin: p.plugin, id: bytes.Repeat([]byte("x"), maxID+1)})
+				j := job{plugin: p.plugin, id: bytes.Repeat([]byte("x"), maxID+1)}
+				r := p.get(j)
+				p.byBody(j, &r)
 				p.refused(&r, "no id is longer than 64 KiB", codes.InvalidArgument, codes.NotFound, codes.ResourceExhausted)
 			}},
 		Case{ID: "ids/not-its-own", Level: Must, Contract: secIDs, Protocols: both, scope: async,
@@ -75,6 +79,14 @@ var idCases = func() []Case {
 			}},
 	)
 }()
+
+// byBody skips the case when its id is too long for a URL, and the service has no call that takes it in a body: that is needed
+// only by those whose own ids are as long.
+func (p *probe) byBody(j job, r *reply) {
+	if p.o.Protocol == REST && len(jobID(j.id)) >= longID && !r.lost && r.code == codes.Unimplemented {
+		p.skip("the service takes no id of %d bytes or more (%s: %s)", longID, r.sent, r.got())
+	}
+}
 
 var versionCases = []Case{
 	{ID: "versions/unknown-plugin-version", Level: Must, Contract: secVersions, Protocols: both, scope: async,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -22,7 +23,7 @@ func (e *OptionsError) Unwrap() error { return e.Err }
 // ErrNoService says that nothing answers at the endpoint.
 var ErrNoService = errors.New("no service answers there")
 
-// cleanUpTimeout bounds the deletion of what was made; an interrupted run waits no longer.
+// cleanUpTimeout is how long the deletion of what was made goes on without getting anywhere.
 const cleanUpTimeout = 30 * time.Second
 
 // Check runs the cases and calls each, unless it is nil, with every result as it comes, from one goroutine. It blocks until all
@@ -49,10 +50,12 @@ func Check(ctx context.Context, o Options, each func(Result)) (Report, error) {
 	if first := r.reach(ctx); first.lost {
 		return r.report, fmt.Errorf("conformance: %s: %w: %s", o.Endpoint, ErrNoService, short(first.message))
 	}
-	r.listed = r.list(ctx)
+	r.listed = r.patient(ctx, o.CallTimeout, r.d.list)
 	r.choose()
-	r.cases(ctx)
-	r.cleanUp(ctx)
+	func() {
+		defer r.cleanUp(ctx) // also when a case or each panics, or each ends a test
+		r.cases(ctx)
+	}()
 	r.report.Interrupted = ctx.Err() != nil
 	return r.report, nil
 }
@@ -81,6 +84,7 @@ type runner struct {
 	finished map[string]*finishedJob
 	secrets  map[string]string
 	dead     string
+	provoked bool
 
 	mu    sync.Mutex
 	jobs  map[string]*made
@@ -149,6 +153,42 @@ func (r *runner) listBy(ctx context.Context, d driver) reply {
 }
 
 func (r *runner) list(ctx context.Context) reply { return r.listBy(ctx, r.d) }
+
+// retryable says that the service has no capacity for the call. What is too large will be so the next time.
+func retryable(r *reply) bool {
+	return !r.lost && r.status != http.StatusRequestEntityTooLarge && (r.code == codes.Unavailable || r.code == codes.ResourceExhausted || r.code == codes.Aborted)
+}
+
+// The pauses before a call is made again for which the service had no capacity and asked for no pause of its own.
+var pauses = []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second}
+
+// patient makes a call of at most limit. One that the service has no capacity for is made again, as propeller would: after the
+// pause that it asks for, as long as all pauses are within CallTimeout, and otherwise a few times.
+func (r *runner) patient(ctx context.Context, limit time.Duration, fn func(ctx context.Context) reply) reply {
+	left := r.o.CallTimeout
+	for try := 0; ; try++ {
+		one, cancel := context.WithTimeout(ctx, limit)
+		got := fn(one)
+		cancel()
+		r.note(got)
+		pause := got.pause
+		if !got.hasRetry || got.badRetry {
+			pause = left + 1
+			if try < len(pauses) {
+				pause = pauses[try]
+			}
+		}
+		if !retryable(&got) || pause > left || ctx.Err() != nil {
+			if try > 0 {
+				got.sent += fmt.Sprintf(", %d times, since the service had no capacity for it", try+1)
+			}
+			return got
+		}
+		pause = max(pause, time.Millisecond) // a service that asks for no pause at all
+		left -= pause
+		wait(ctx, pause)
+	}
+}
 
 // wait waits, for no longer than ctx.
 func wait(ctx context.Context, d time.Duration) {
@@ -292,33 +332,51 @@ func (r *runner) redial() {
 	}
 }
 
-// cleanUp deletes what was made, also after an interruption.
+// cleanUp deletes what was made, also after an interruption. Eight at a time are no load, and are quick enough with a slow service.
 func (r *runner) cleanUp(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	stuck := time.AfterFunc(cleanUpTimeout, cancel)
+	defer stuck.Stop()
 	r.redial()
+	var left []*made
 	for _, name := range r.order {
-		m := r.jobs[name]
-		switch {
-		case m.gone:
-			continue
-		case r.dead != "":
-			r.report.Left = append(r.report.Left, Left{m.plugin.String(), m.show(), r.dead})
-			continue
-		}
-		var last reply
-		for range 3 {
-			one, end := context.WithTimeout(ctx, r.o.CallTimeout)
-			last = r.d.delete(one, m.job)
-			end()
-			if last.code == codes.OK && !last.lost || last.code == codes.NotFound {
-				m.gone = true
-				break
-			}
-			wait(ctx, 100*time.Millisecond)
-		}
-		if !m.gone {
-			r.report.Left = append(r.report.Left, Left{m.plugin.String(), m.show(), "its deletion gave " + last.got()})
+		if m := r.jobs[name]; !m.gone {
+			left = append(left, m)
 		}
 	}
+	why := make([]string, len(left)) // for each that stays
+	turns := make(chan struct{}, 8)
+	var all sync.WaitGroup
+	for i, m := range left {
+		turns <- struct{}{}
+		all.Go(func() {
+			defer func() { <-turns }()
+			if why[i] = r.remove(ctx, m.job); why[i] == "" {
+				stuck.Reset(cleanUpTimeout)
+			}
+		})
+	}
+	all.Wait()
+	for i, m := range left {
+		if why[i] != "" {
+			r.report.Left = append(r.report.Left, Left{m.plugin.String(), m.show(), why[i]})
+		}
+	}
+}
+
+// remove deletes a job, and says why it could not.
+func (r *runner) remove(ctx context.Context, j job) string {
+	if r.dead != "" {
+		return r.dead
+	}
+	var last reply
+	for range 3 {
+		last = r.patient(ctx, r.o.CallTimeout, func(ctx context.Context) reply { return r.d.delete(ctx, j) })
+		if last.ok() || last.code == codes.NotFound && !last.lost {
+			return ""
+		}
+		wait(ctx, 100*time.Millisecond)
+	}
+	return "its deletion gave " + last.got()
 }

@@ -144,6 +144,46 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestCleansUpAfterPanic: jobs are deleted also when the suite does not come to its end.
+func TestCleansUpAfterPanic(t *testing.T) {
+	t.Parallel()
+	one, other := serve(t, conformance.GRPC, "")
+	require.Panics(t, func() {
+		_, _ = conformance.Check(t.Context(), options(one, other), func(r conformance.Result) {
+			if r.Case == "create/gives-an-id" {
+				panic("the caller's own")
+			}
+		})
+	})
+	one.store.mu.Lock()
+	defer one.store.mu.Unlock()
+	require.NotEmpty(t, one.store.jobs)
+	for _, j := range one.store.jobs {
+		require.True(t, j.deleted)
+	}
+}
+
+// TestCleansUpSideBySide: a slow service is not left with what one deletion after the other would have no time for, nor is it
+// swamped with deletions.
+func TestCleansUpSideBySide(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range protocols {
+		one, other := serve(t, protocol, slowEnds)
+		o := options(one, other)
+		o.Run = regexp.MustCompile(`^load/creates$`)
+		report, err := conformance.Check(t.Context(), o, nil)
+		require.NoError(t, err)
+		require.Empty(t, report.Left)
+		require.Greater(t, one.deletesAtOnce.Load(), int32(1))
+		require.LessOrEqual(t, one.deletesAtOnce.Load(), int32(8))
+		one.store.mu.Lock()
+		for _, j := range one.store.jobs {
+			require.True(t, j.deleted)
+		}
+		one.store.mu.Unlock()
+	}
+}
+
 // TestLeftBehind: jobs that cannot be deleted are named, with why.
 func TestLeftBehind(t *testing.T) {
 	t.Parallel()

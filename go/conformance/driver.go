@@ -120,8 +120,9 @@ type reply struct {
 	lost bool
 	// broken says why an answer of success cannot be read.
 	broken string
-	// retry is what the service asks for as a pause, as it wrote it.
+	// retry is what the service asks for as a pause, as it wrote it, and pause what that means.
 	retry    string
+	pause    time.Duration
 	hasRetry bool
 	badRetry bool
 
@@ -162,7 +163,10 @@ func (r *reply) got() string {
 	case r.code != codes.OK:
 		fmt.Fprintf(&b, "%s: %s", codeName(r.code), short(r.message))
 		if r.message == "" && len(r.body) > 0 {
-			b.WriteString("(no message; the body is " + short(string(r.body)) + ")")
+			b.WriteString(" (the body is " + short(string(r.body)) + ")")
+		}
+		if r.hasRetry {
+			fmt.Fprintf(&b, " (it asks for a pause of %s)", short(r.retry))
 		}
 	case r.state != nil:
 		fmt.Fprintf(&b, "OK, phase %q", r.state.phase)
@@ -175,6 +179,10 @@ func (r *reply) got() string {
 		b.WriteString("OK")
 	}
 	return b.String()
+}
+
+func nothingCame(since time.Time) string {
+	return fmt.Sprintf("nothing came within %s", time.Since(since).Round(10*time.Millisecond))
 }
 
 // short cuts a text to what a report bears.

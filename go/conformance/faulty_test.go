@@ -30,7 +30,8 @@ type faulty struct {
 	lis     *listener
 	starts  int
 
-	creating, polling, deleting atomic.Int32
+	creating, polling, deleting, calls atomic.Int32
+	deletesAtOnce                      atomic.Int32 // the most of them
 
 	// What some faults are about.
 	abortNext  bool // the next poll says that its job was aborted
@@ -67,6 +68,7 @@ type ferr struct {
 	code    codes.Code
 	message string
 	retry   string
+	pause   bool // asks for a short one
 }
 
 func fail(code codes.Code, format string, args ...any) *ferr {
@@ -92,6 +94,29 @@ type frequest struct {
 	unknownFields     bool
 	single            bool // not of a batch
 	echo              string
+}
+
+// What is no fault, and makes a service unlike others.
+const (
+	bare     = "nothing optional"
+	busy     = "every other call is refused" // with a pause that is asked for
+	overrun  = "every third call is refused" // without one
+	always   = "every call is refused"
+	longIDs  = "ids of 60 KiB"
+	slowEnds = "a deletion takes a while"
+	shortIDs = "ids are never in a body" // over REST
+)
+
+// full says that there is no capacity for a call.
+func (f *faulty) full() *ferr {
+	n := f.calls.Add(1)
+	switch {
+	case f.is(busy) && n%2 == 1:
+		return &ferr{code: codes.ResourceExhausted, message: "too many calls", pause: true}
+	case f.is(overrun) && n%3 == 1, f.is(always):
+		return fail(codes.Unavailable, "the queue is full")
+	}
+	return nil
 }
 
 func (f *faulty) is(fault string) bool { return f.fault == fault }

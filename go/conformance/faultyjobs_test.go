@@ -127,19 +127,25 @@ func (f *faulty) keyed(r *frequest, mode string) (string, *ferr) {
 		f.store.mu.Unlock()
 		return id, nil
 	}
-	id := newID()
+	id := f.newID()
 	f.store.keys[key] = fkey{digest, id}
 	f.put(id, r, mode)
 	f.store.mu.Unlock()
 	return id, nil
 }
 
-func newID() string { return fmt.Sprintf("job-%016x", rand.Uint64()) }
+func (f *faulty) newID() string {
+	id := fmt.Sprintf("job-%016x", rand.Uint64())
+	if f.is(longIDs) {
+		id += strings.Repeat("x", 60<<10)
+	}
+	return id
+}
 
 func (f *faulty) add(r *frequest, mode string) string {
 	f.store.mu.Lock()
 	defer f.store.mu.Unlock()
-	id := newID()
+	id := f.newID()
 	f.put(id, r, mode)
 	return id
 }
@@ -279,6 +285,11 @@ func (f *faulty) state(r *frequest, j *fjob) (*fstate, *ferr) {
 }
 
 func (f *faulty) delete(ctx context.Context, r *frequest) *ferr {
+	if f.is(slowEnds) {
+		f.deletesAtOnce.Store(max(f.deletesAtOnce.Load(), f.deleting.Add(1)))
+		time.Sleep(20 * time.Millisecond)
+		f.deleting.Add(-1)
+	}
 	id := string(r.id)
 	f.began("delete", id)
 	if !f.is("any task type is created") || r.taskType != "conformance_no_such_type" {

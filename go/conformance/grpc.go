@@ -133,12 +133,16 @@ func (d *grpcDriver) do(ctx context.Context, sent, version, key string, call fun
 	st := status.Convert(err)
 	r.code, r.message = st.Code(), st.Message()
 	r.lost = !answered.Load() || ctx.Err() != nil && (r.code == codes.DeadlineExceeded || r.code == codes.Canceled)
+	if r.lost && r.code == codes.DeadlineExceeded {
+		r.message = nothingCame(begin)
+	}
 	for _, detail := range st.Proto().GetDetails() {
 		r.details += string(detail.GetValue()) + "\n"
 	}
 	for _, detail := range st.Details() {
 		if info, ok := detail.(*errdetails.RetryInfo); ok {
 			r.hasRetry, r.retry = true, info.GetRetryDelay().String()
+			r.pause = info.GetRetryDelay().AsDuration()
 			r.badRetry = info.GetRetryDelay() == nil || info.GetRetryDelay().CheckValid() != nil || info.GetRetryDelay().AsDuration() < 0
 		}
 	}

@@ -110,8 +110,13 @@ func (p *probe) bounded() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(p.ctx, p.o.CallTimeout)
 }
 
-// ask makes a call of any kind.
+// ask makes a call of any kind, again while the service has no capacity for it.
 func (p *probe) ask(fn func(ctx context.Context) reply) reply {
+	return p.patient(p.ctx, p.o.CallTimeout, fn)
+}
+
+// askOnce makes a call of any kind.
+func (p *probe) askOnce(fn func(ctx context.Context) reply) reply {
 	ctx, cancel := p.bounded()
 	defer cancel()
 	r := fn(ctx)

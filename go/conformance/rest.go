@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -85,8 +86,15 @@ func (d *restDriver) do(ctx context.Context, q request) reply {
 			body = io.MultiReader(body) // a reader whose length net/http cannot know
 		}
 	}
+	begin := time.Now()
 	lost := func(err error) reply {
+		if of := (*url.Error)(nil); errors.As(err, &of) {
+			err = of.Err // its URL is no help
+		}
 		r.lost, r.code, r.message = true, codes.Unavailable, err.Error()
+		if errors.Is(err, context.DeadlineExceeded) {
+			r.message = nothingCame(begin)
+		}
 		return r
 	}
 	req, err := http.NewRequestWithContext(ctx, q.method, d.base+"/", body)
@@ -107,7 +115,7 @@ func (d *restDriver) do(ctx context.Context, q request) reply {
 			req.Header.Set(k, v)
 		}
 	}
-	begin := time.Now()
+	begin = time.Now()
 	res, err := d.client.Do(req)
 	if err != nil {
 		return lost(err)
@@ -142,8 +150,8 @@ var statusesOf = map[codes.Code][]int{
 func (r *reply) judge() {
 	if v, ok := r.header["Retry-After"]; ok {
 		r.hasRetry, r.retry = true, strings.Join(v, ", ")
-		_, err := strconv.ParseUint(r.retry, 10, 32)
-		r.badRetry = err != nil
+		seconds, err := strconv.ParseUint(r.retry, 10, 32)
+		r.pause, r.badRetry = time.Duration(seconds)*time.Second, err != nil //nolint:gosec // of 32 bits
 	}
 	if r.status == http.StatusOK {
 		return
