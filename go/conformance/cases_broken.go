@@ -78,7 +78,7 @@ var breakCases = []Case{
 				r := p.create(c)
 				if p.success(&r, "the create, made again") && first.lost {
 					if again := p.create(c); !bytes.Equal(r.id, again.id) {
-						p.mayBeLeft(c)
+						p.mayBeLeft(c, "creates were broken off on purpose, and the service does not honour keys, so jobs may run that nobody can name")
 					}
 				}
 			}
@@ -166,8 +166,10 @@ func moments(usual time.Duration) []time.Duration {
 }
 
 // mayBeLeft says that jobs may be there that nobody can name.
-func (r *runner) mayBeLeft(c call) {
-	one := Left{c.plugin.String(), "(unknown)", "creates were broken off on purpose, and the service does not honour keys, so jobs may run that no answer named"}
+func (r *runner) mayBeLeft(c call, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	one := Left{c.plugin.String(), "(unknown)", why}
 	if !slices.Contains(r.report.Left, one) {
 		r.report.Left = append(r.report.Left, one)
 	}

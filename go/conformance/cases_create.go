@@ -20,6 +20,9 @@ var createCases = []Case{
 			if p.minimal() && refusesTemplate(&r) {
 				p.noJob(r)
 			}
+			if refusesTemplate(&r) {
+				p.must(false, &r, "OK with the id of a new job: the template and inputs of this run are to make one that succeeds, so they are wrong or the service is")
+			}
 			p.must(r.ok(), &r, "OK with the id of a new job")
 			p.say(len(r.id) > 0 && len(r.id) <= maxID, r.sent, fmt.Sprintf("an id of %d bytes", len(r.id)), "an id of 1 to 65536 bytes")
 		}},
@@ -64,17 +67,16 @@ var createCases = []Case{
 			if p.o.Protocol == REST {
 				body := createBody(c)
 				body["conformance_unknown"] = map[string]any{"deep": []any{1, "x", nil}}
-				r = p.ask(func(ctx context.Context) reply {
+				r = p.creating(c, func(ctx context.Context) reply {
 					return p.rest().created(ctx, request{method: "PUT", path: pluginPath(c.plugin), body: asJSON(body), header: map[string]string{keyHeader: c.key}, says: "a create with the unknown field conformance_unknown"})
 				})
 			} else {
 				raw := protowire.AppendVarint(protowire.AppendTag(p.wire(c), 1999, protowire.VarintType), 7)
 				raw = protowire.AppendString(protowire.AppendTag(raw, 2000, protowire.BytesType), "unknown")
-				r = p.ask(func(ctx context.Context) reply {
+				r = p.creating(c, func(ctx context.Context) reply {
 					return p.grpc().raw(ctx, "the unknown fields 1999 and 2000", methodCreate, c.plugin.version, raw)
 				})
 			}
-			p.keepCreated(c, &r)
 			p.success(&r, "the id of a new job")
 		}},
 	{ID: "create/unknown-task-type", Level: Must, Contract: secCreate, Protocols: both, scope: once,
@@ -88,15 +90,14 @@ var createCases = []Case{
 		run: func(p *probe) {
 			var r reply
 			if p.o.Protocol == REST {
-				r = p.ask(func(ctx context.Context) reply {
+				r = p.creating(call{plugin: p.plugin}, func(ctx context.Context) reply {
 					return p.rest().created(ctx, request{method: "PUT", path: pluginPath(p.plugin), body: []byte("{}")})
 				})
 			} else {
-				r = p.ask(func(ctx context.Context) reply {
+				r = p.creating(call{plugin: p.plugin}, func(ctx context.Context) reply {
 					return p.grpc().raw(ctx, "an empty message", methodCreate, p.plugin.version, nil)
 				})
 			}
-			p.keepCreated(call{plugin: p.plugin}, &r)
 			p.refused(&r, "the request has no template", codes.InvalidArgument, codes.NotFound)
 		}},
 	{ID: "create/same-key-same-job", Level: Should, Contract: secCreate, Protocols: both, scope: async,

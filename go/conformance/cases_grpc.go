@@ -27,10 +27,9 @@ var grpcCases = []Case{
 		run: func(p *probe) {
 			for _, method := range []string{methodCreate, methodGet, methodDelete} {
 				for _, raw := range [][]byte{{0xff}, bytes.Repeat([]byte{0xff, 0x07, 0x80}, 40), []byte("{\"json\": true}")} {
-					r := p.ask(func(ctx context.Context) reply {
+					r := p.creating(call{plugin: p.plugin}, func(ctx context.Context) reply {
 						return p.grpc().raw(ctx, fmt.Sprintf("%d bytes of garbage", len(raw)), method, p.plugin.version, raw)
 					})
-					p.keepCreated(call{plugin: p.plugin}, &r)
 					p.refusedRaw(&r, "that is no message")
 				}
 			}
@@ -40,10 +39,9 @@ var grpcCases = []Case{
 		run: func(p *probe) {
 			c := p.newCall()
 			raw := p.wire(c)
-			r := p.ask(func(ctx context.Context) reply {
+			r := p.creating(c, func(ctx context.Context) reply {
 				return p.grpc().raw(ctx, "a create without its last 3 bytes", methodCreate, c.plugin.version, raw[:len(raw)-3])
 			})
-			p.keepCreated(c, &r)
 			p.refusedRaw(&r, "the message is incomplete")
 		}},
 	{ID: "grpc/repeated-fields", Level: Must, Contract: secBad, Protocols: onlyGRPC, scope: any1,
@@ -53,10 +51,9 @@ var grpcCases = []Case{
 			c := p.newCall()
 			raw := protowire.AppendString(protowire.AppendTag(nil, 3, protowire.BytesType), "/tmp/first-prefix")
 			raw = append(raw, p.wire(c)...)
-			r := p.ask(func(ctx context.Context) reply {
+			r := p.creating(c, func(ctx context.Context) reply {
 				return p.grpc().raw(ctx, "output_prefix twice", methodCreate, c.plugin.version, raw)
 			})
-			p.keepCreated(c, &r)
 			p.success(&r, "the id of a new job")
 		}},
 	{ID: "grpc/invalid-utf8", Level: Must, Contract: secBad, Protocols: onlyGRPC, scope: any1,
@@ -64,10 +61,9 @@ var grpcCases = []Case{
 		run: func(p *probe) {
 			c := p.newCall()
 			raw := protowire.AppendString(protowire.AppendTag(p.wire(c), 3, protowire.BytesType), "/tmp/\xff\xfe")
-			r := p.ask(func(ctx context.Context) reply {
+			r := p.creating(c, func(ctx context.Context) reply {
 				return p.grpc().raw(ctx, "an output_prefix that is no UTF-8", methodCreate, c.plugin.version, raw)
 			})
-			p.keepCreated(c, &r)
 			p.refusedRaw(&r, "text is UTF-8")
 		}},
 	{ID: "grpc/unknown-method", Level: Must, Contract: secBad, Protocols: onlyGRPC, scope: once,
@@ -82,10 +78,9 @@ var grpcCases = []Case{
 		Purpose: "An input of lists in lists, thousands deep, takes or refuses the call, and nothing else.",
 		run: func(p *probe) {
 			c := p.newCall()
-			r := p.ask(func(ctx context.Context) reply {
+			r := p.creating(c, func(ctx context.Context) reply {
 				return p.grpc().raw(ctx, "an input of lists 5000 deep", methodCreate, c.plugin.version, append(p.wire(c), nested(5000)...))
 			})
-			p.keepCreated(c, &r)
 			p.stands(&r)
 		}},
 	{ID: "grpc/odd-metadata", Level: Must, Contract: secBad, Protocols: onlyGRPC, scope: any1,

@@ -98,8 +98,7 @@ var sizeCases = []Case{
 			c := p.bulky(p.o.Oversize)
 			var r reply
 			if d, ok := p.d.(*restDriver); ok {
-				r = p.ask(func(ctx context.Context) reply { return p.large(ctx, d, c) })
-				p.keepCreated(c, &r)
+				r = p.creating(c, func(ctx context.Context) reply { return p.large(ctx, d, c) })
 				r.sent = fmt.Sprintf("a create of %d MiB", p.o.Oversize>>20)
 				p.check(r.ok() || r.status == 413, &r, "HTTP 413, or OK if the limit is higher")
 			} else {

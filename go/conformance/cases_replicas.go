@@ -131,7 +131,7 @@ func (p *probe) restart() {
 	if err := p.o.Restart(p.ctx); err != nil {
 		p.skip("the service could not be restarted: %v", err)
 	}
-	r := p.reach(p.ctx)
+	r := p.reach(p.ctx, false)
 	p.redial()
 	p.must(!r.lost, &r, "an answer within %s after the restart", p.o.RecoverTimeout)
 }

@@ -21,10 +21,9 @@ import (
 func (p *probe) put(says string, body []byte, header map[string]string) reply {
 	with := map[string]string{keyHeader: newKey()}
 	maps.Copy(with, header)
-	r := p.ask(func(ctx context.Context) reply {
+	r := p.creating(call{plugin: p.plugin}, func(ctx context.Context) reply {
 		return p.rest().created(ctx, request{method: http.MethodPut, path: pluginPath(p.plugin), body: body, says: "a create " + says, header: with, noType: header["Content-Type"] != ""})
 	})
-	p.keepCreated(call{plugin: p.plugin}, &r)
 	return r
 }
 
@@ -91,10 +90,9 @@ var restCases = []Case{
 		run: func(p *probe) {
 			p.start(p.newCall())
 			c := p.newCall()
-			r := p.ask(func(ctx context.Context) reply {
+			r := p.creating(c, func(ctx context.Context) reply {
 				return p.rest().created(ctx, request{method: http.MethodPut, path: pluginPath(p.plugin), body: asJSON(createBody(c)), header: map[string]string{keyHeader: c.key}, chunked: true, says: "a create in chunks"})
 			})
-			p.keepCreated(c, &r)
 			p.success(&r, "the id of a new job")
 		}},
 	{ID: "rest/content-type", Level: Must, Contract: secREST, Protocols: onlyREST, scope: any1,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,8 +48,12 @@ func Check(ctx context.Context, o Options, each func(Result)) (Report, error) {
 		return Report{}, &OptionsError{err}
 	}
 	defer func() { r.d.close() }()
-	if first := r.reach(ctx); first.lost {
-		return r.report, fmt.Errorf("conformance: %s: %w: %s", o.Endpoint, ErrNoService, short(first.message))
+	if first := r.reach(ctx, true); first.lost {
+		said := short(first.message)
+		if advice, _ := adviceOn(first.message); advice != "" {
+			said += "; " + advice
+		}
+		return r.report, fmt.Errorf("conformance: %s: %w: %s", o.Endpoint, ErrNoService, said)
 	}
 	r.listed = r.patient(ctx, o.CallTimeout, r.d.list)
 	r.choose()
@@ -121,19 +126,41 @@ func (r *runner) fresh() driver {
 	return d
 }
 
-// reach waits until the service answers, for RecoverTimeout.
-func (r *runner) reach(ctx context.Context) reply {
+// adviceOn says what would be right where something answers and speaks otherwise. If sure, waiting is in vain.
+func adviceOn(message string) (advice string, sure bool) {
+	for _, one := range []struct {
+		sign, advice string
+		sure         bool
+	}{
+		{"malformed HTTP response", "what answers speaks no HTTP/1.1; is it gRPC?", true},
+		{"http2: frame too large", "what answers speaks no HTTP/2; is it REST?", true},
+		{"error reading server preface", "what answers speaks no gRPC, or wants TLS", false},
+		{"server gave HTTP response to HTTPS client", "what answers speaks no TLS", true},
+		{"does not look like a TLS handshake", "what answers speaks no TLS", true},
+		{"failed to verify certificate", "its certificate must be for this name, and of an authority that is trusted", true},
+		{"certificate required", "it wants a client certificate", true},
+	} {
+		if strings.Contains(message, one.sign) {
+			return one.advice, one.sure
+		}
+	}
+	return "", false
+}
+
+// reach waits until the service answers, for RecoverTimeout; at first not if it never will.
+func (r *runner) reach(ctx context.Context, first bool) reply {
 	ctx, cancel := context.WithTimeout(ctx, r.o.RecoverTimeout)
 	defer cancel()
 	var before *reply // that time is up says less than why it had not worked before
 	for {
 		d := r.fresh()
 		now := r.listBy(ctx, d)
+		_, inVain := adviceOn(now.message)
 		if d != r.d {
 			d.close()
 		}
 		switch {
-		case !now.lost:
+		case !now.lost || first && inVain:
 			return now
 		case ctx.Err() == nil:
 			before = &now
@@ -236,7 +263,7 @@ func (r *runner) plugins(sync bool) []plugin {
 func (r *runner) cases(ctx context.Context) {
 	for i := range suite {
 		c := &suite[i]
-		if !slices.Contains(c.Protocols, r.o.Protocol) || r.o.Run != nil && !r.o.Run.MatchString(c.ID) {
+		if !r.o.runs(c) {
 			continue
 		}
 		var plugins []plugin
@@ -256,6 +283,9 @@ func (r *runner) cases(ctx context.Context) {
 		}
 		if r.o.TaskType != "" {
 			none += fmt.Sprintf(" for task type %q", r.o.TaskType)
+		}
+		if !r.listed.ok() {
+			none = "the service gave no list of plugins: " + r.listed.got()
 		}
 		if len(plugins) == 0 {
 			r.tell(Result{Case: c.ID, Area: c.Area(), Level: c.Level, Purpose: c.Purpose, Outcome: Skipped, Reason: none})
@@ -315,8 +345,8 @@ func (p *probe) alive() {
 		Sent: "what this case sends, and then " + after.sent, Got: after.got(),
 		Due: "an answer: whatever is sent, the service stays", Contract: link(secBad),
 	})
-	if p.reach(p.ctx).lost && p.o.Restart != nil && p.o.Restart(p.ctx) == nil {
-		p.reach(p.ctx)
+	if p.reach(p.ctx, false).lost && p.o.Restart != nil && p.o.Restart(p.ctx) == nil {
+		p.reach(p.ctx, false)
 	}
 	p.redial()
 	if after = p.list(p.ctx); after.lost {

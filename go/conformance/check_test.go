@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flyte-backend/flyte-backend/go/conformance"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
 
 // TestRunMakesSubtests is Run as plugin authors call it.
@@ -184,6 +185,58 @@ func TestCleansUpSideBySide(t *testing.T) {
 	}
 }
 
+// TestInterruptedCreate: a create that is under way when the run is interrupted is waited for, since nothing else names its job.
+func TestInterruptedCreate(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range protocols {
+		one, other := serve(t, protocol, slowStart)
+		o := options(one, other)
+		o.Run = regexp.MustCompile(`^create/gives-an-id$`)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			for one.creating.Load() == 0 && ctx.Err() == nil {
+				time.Sleep(time.Millisecond)
+			}
+			cancel()
+		}()
+		report, err := conformance.Check(ctx, o, nil)
+		cancel()
+		require.NoError(t, err)
+		require.True(t, report.Interrupted)
+		require.Empty(t, report.Left)
+		one.store.mu.Lock()
+		require.Len(t, one.store.jobs, 1)
+		for _, j := range one.store.jobs {
+			require.True(t, j.deleted)
+		}
+		one.store.mu.Unlock()
+	}
+}
+
+// TestNoList: without a list, nothing can be tried, and why not stands with each case.
+func TestNoList(t *testing.T) {
+	t.Parallel()
+	one, other := serve(t, conformance.REST, "")
+	o := options(one, other)
+	o.Endpoint += "/elsewhere"
+	o.Run = regexp.MustCompile(`^create/gives-an-id$`)
+	report, err := conformance.Check(t.Context(), o, nil)
+	require.NoError(t, err)
+	require.Len(t, report.Results, 1)
+	require.Contains(t, report.Results[0].Reason, "the service gave no list of plugins: HTTP 404")
+}
+
+// TestReportIsFitForTerminals: what a service says cannot clear the screen, or turn the text around.
+func TestReportIsFitForTerminals(t *testing.T) {
+	t.Parallel()
+	one, other := serve(t, conformance.REST, unprintable)
+	o := options(one, other)
+	o.Run = regexp.MustCompile(`^create/gives-an-id$`)
+	report, err := conformance.Check(t.Context(), o, nil)
+	require.NoError(t, err)
+	require.Contains(t, texts(&report), `no \x1b[2Jjob \u202etoday`)
+}
+
 // TestLeftBehind: jobs that cannot be deleted are named, with why.
 func TestLeftBehind(t *testing.T) {
 	t.Parallel()
@@ -255,6 +308,10 @@ func TestWrongOptions(t *testing.T) {
 		"CertFile and KeyFile: open no-such":            func(o *conformance.Options) { o.Insecure, o.CertFile, o.KeyFile = false, "no-such", "no-such" },
 		"Options.JobTimeout is -1s; it cannot be":       func(o *conformance.Options) { o.JobTimeout = -time.Second },
 		"Options.Oversize (-1) and Options.Concurrency": func(o *conformance.Options) { o.Oversize = -1 },
+		"LongTemplate is of task type \"b\", and what is tried is \"a\"": func(o *conformance.Options) {
+			o.TaskType, o.LongTemplate = "a", &core.TaskTemplate{Type: "b"}
+		},
+		`no case for grpc has an id that matches "^nothing/"`: func(o *conformance.Options) { o.Run = regexp.MustCompile("^nothing/") },
 	} {
 		o := good
 		change(&o)

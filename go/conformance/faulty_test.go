@@ -98,13 +98,15 @@ type frequest struct {
 
 // What is no fault, and makes a service unlike others.
 const (
-	bare     = "nothing optional"
-	busy     = "every other call is refused" // with a pause that is asked for
-	overrun  = "every third call is refused" // without one
-	always   = "every call is refused"
-	longIDs  = "ids of 60 KiB"
-	slowEnds = "a deletion takes a while"
-	shortIDs = "ids are never in a body" // over REST
+	bare        = "nothing optional"
+	busy        = "every other call is refused" // with a pause that is asked for
+	overrun     = "every third call is refused" // without one
+	always      = "every call is refused"
+	longIDs     = "ids of 60 KiB"
+	slowStart   = "a create takes a while"
+	unprintable = "an error with codes for a terminal"
+	slowEnds    = "a deletion takes a while"
+	shortIDs    = "ids are never in a body" // over REST
 )
 
 // full says that there is no capacity for a call.

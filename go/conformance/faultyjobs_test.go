@@ -46,6 +46,11 @@ func (f *faulty) create(ctx context.Context, r *frequest) (string, *ferr) {
 	}
 	mode := r.inputs.GetLiterals()["mode"].GetScalar().GetPrimitive().GetStringValue()
 	switch {
+	case f.is(slowStart):
+		f.creating.Add(1)
+		time.Sleep(200 * time.Millisecond) // whoever counts them has interrupted the run by then, or makes nothing wrong
+	case f.is(unprintable):
+		return "", fail(codes.Internal, "no \x1b[2Jjob \u202etoday")
 	case f.is("creates fail"):
 		return "", fail(codes.Internal, "no job today")
 	case f.is("ids are empty"):

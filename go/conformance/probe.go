@@ -195,11 +195,24 @@ func (r *runner) gone(j job) {
 // maxID is the longest id that propeller keeps.
 const maxID = 64 << 10
 
-// create makes a job with a driver; the job is deleted at the end.
-func (p *probe) createBy(d driver, c call) reply {
-	r := p.ask(func(ctx context.Context) reply { return d.create(ctx, c) })
+// creating is ask for a call that may make a job, which is deleted at the end. An interruption waits for its answer: nothing else
+// names the job.
+func (p *probe) creating(c call, fn func(ctx context.Context) reply) reply {
+	r := p.ask(func(ctx context.Context) reply {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.o.CallTimeout)
+		defer cancel()
+		return fn(ctx)
+	})
 	p.keepCreated(c, &r)
+	if r.lost {
+		p.mayBeLeft(c, "creates were not answered, so jobs may run that nobody can name")
+	}
 	return r
+}
+
+// createBy makes a job with a driver.
+func (p *probe) createBy(d driver, c call) reply {
+	return p.creating(c, func(ctx context.Context) reply { return d.create(ctx, c) })
 }
 
 func (p *probe) keepCreated(c call, r *reply) {

@@ -208,14 +208,54 @@ func TestConformanceBadInput(t *testing.T) {
 		"no service answers there":               {"--endpoint", "127.0.0.1:1", "--insecure", "--timeout", "1s"},
 		"is no URL; REST takes http://host:port": {"--endpoint", "http://127.0.0.1:1", "--insecure", "--replica", "127.0.0.1:2"},
 		"unknown flag: --templat":                {"--templat", "x"},
+		"for grpc has an id that matches":        {"--endpoint", "127.0.0.1:1", "--insecure", "--run", "^nothing/"},
 	} {
 		_, said, code := run(t, append([]string{"conformance"}, args...)...)
 		require.Equal(t, 2, code, "%s: %s", want, said)
 		require.Contains(t, said, want)
 	}
-	_, said, code := checked(t, nil, "--run", "^nothing/")
+	out, said, code := checked(t, nil, "--run", "^delete/in-mid-job$")
 	require.Equal(t, 2, code)
-	require.Contains(t, said, "no case was tried")
+	require.Contains(t, said, "no case was tried: all 1 were skipped")
+	require.Contains(t, out, "Nothing was tried.")
+	require.NotContains(t, out, "conform")
+}
+
+// TestConformanceOfSomethingElse: what speaks otherwise is told so at once, and in the file for the CI server as well.
+func TestConformanceOfSomethingElse(t *testing.T) {
+	t.Parallel()
+	overGRPC, overREST := backendtest.New(), backendtest.New()
+	overREST.REST = true
+	for _, b := range []*backendtest.Backend{overGRPC, overREST} {
+		require.NoError(t, b.Start())
+		t.Cleanup(b.Kill)
+	}
+	_, address, ok := strings.Cut(overREST.Endpoint(), "://")
+	require.True(t, ok)
+	for _, row := range []struct {
+		want string
+		args []string
+	}{
+		{"speaks no HTTP/1.1; is it gRPC?", []string{"--endpoint", "http://" + overGRPC.Endpoint(), "--insecure"}},
+		{"speaks no HTTP/2; is it REST?", []string{"--endpoint", address, "--insecure"}},
+		{"speaks no TLS", []string{"--endpoint", overGRPC.Endpoint()}},
+		{"speaks no TLS", []string{"--endpoint", "https://" + address}},
+	} {
+		file := filepath.Join(t.TempDir(), "report.xml")
+		begin := time.Now()
+		out, said, code := run(t, append([]string{"conformance", "--timeout", "20s", "--junit", file}, row.args...)...)
+		require.Equal(t, 2, code, "%s%s", out, said)
+		require.Contains(t, said, row.want)
+		require.Less(t, time.Since(begin), 10*time.Second, "a service that never comes is waited for in vain")
+		raw, err := os.ReadFile(file)
+		require.NoError(t, err)
+		var junit struct {
+			Failures int `xml:"failures,attr"`
+		}
+		require.NoError(t, xml.Unmarshal(raw, &junit), "%s", raw)
+		require.Equal(t, 1, junit.Failures)
+		require.Contains(t, string(raw), row.want)
+	}
 }
 
 // TestConformanceInterrupted: Ctrl-C ends the run, deletes what it made, and the exit code is 3.
@@ -227,13 +267,15 @@ func TestConformanceInterrupted(t *testing.T) {
 	t.Cleanup(b.Kill)
 	cmd := start(t, "conformance", "--endpoint", b.Endpoint(), "--insecure", "--template", template, "--input", "limit=3", "--input", "ending=gen", "--run", "^poll/job-succeeds$")
 	var out strings.Builder
-	cmd.Stdout = &out
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &said
 	require.NoError(t, cmd.Start())
 	require.Eventually(t, func() bool { return b.Calls(backendtest.Get) > 2 }, limit, 5*time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 3, cmd.ProcessState.ExitCode())
 	require.Contains(t, out.String(), "The run was interrupted.")
+	require.Contains(t, said.String(), "interrupted; the jobs that were made are being deleted, and once more does not wait for that\n")
 	for _, j := range b.Jobs() {
 		require.Positive(t, j.Deletes)
 	}
