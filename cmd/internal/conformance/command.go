@@ -110,8 +110,7 @@ func (o *options) check(cmd *cobra.Command) error {
 			_, _ = fmt.Fprintln(cmd.ErrOrStderr())
 		}
 		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "interrupted; the jobs that were made are being deleted, and once more does not wait for that")
-		time.Sleep(oneSignal)
-		signal.Reset(os.Interrupt, syscall.SIGTERM)
+		time.AfterFunc(oneSignal, func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })
 	})()
 	report, err := conformance.Check(cmd.Context(), suite, show.result)
 	show.end()
