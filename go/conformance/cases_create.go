@@ -107,6 +107,7 @@ var createCases = []Case{
 			first := p.start(c)
 			for range 2 {
 				again := p.create(c)
+				again.sent += ", again"
 				p.success(&again, "the same create again")
 				if again.ok() {
 					p.check(bytes.Equal(first.id, again.id), &again, "the id of the first job, %s", first.show())
@@ -122,6 +123,7 @@ var createCases = []Case{
 			other.template.Id = &core.Identifier{ResourceType: core.ResourceType_TASK, Project: "conformance", Domain: "development", Name: "conformance.other", Version: "v2"}
 			other.prefix = c.prefix + "/other"
 			r := p.create(other)
+			r.sent += ", with which another task was created before"
 			p.refused(&r, "the key was used for another request", codes.AlreadyExists)
 		}},
 	{ID: "create/same-key-at-once", Level: Should, Contract: secCreate, Protocols: both, scope: async,

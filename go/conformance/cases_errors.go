@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -101,9 +102,16 @@ var errorCases = []Case{
 	{ID: "errors/status-agrees", Level: Must, Contract: secREST, Protocols: onlyREST, scope: once,
 		Purpose: "The HTTP status of an error is that of its error_code.",
 		run: func(p *probe) {
-			p.each(func(r *reply) bool {
-				return r.status == 0 || r.errorCode == "" || slices.Contains(statusesOf[r.code], r.status)
-			}, "the status that belongs to the error_code, such as 404 to NOT_FOUND")
+			p.eachDue(func(r *reply) string {
+				right := statusesOf[r.code]
+				switch {
+				case r.status == 0 || r.errorCode == "" || slices.Contains(right, r.status):
+					return ""
+				case len(right) == 0:
+					return "an error_code that says what is wrong"
+				}
+				return fmt.Sprintf("HTTP %d, which belongs to %s", right[0], codeName(r.code))
+			})
 		}},
 	{ID: "errors/unknown-path", Level: Must, Contract: secREST, Protocols: onlyREST, scope: once,
 		Purpose: "A path that is not there is 404.",
@@ -159,6 +167,16 @@ func (p *probe) provoke() {
 
 // each judges every error that was seen in this run, and tells of the first three of a kind.
 func (p *probe) each(good func(*reply) bool, due string) {
+	p.eachDue(func(r *reply) string {
+		if good(r) {
+			return ""
+		}
+		return due
+	})
+}
+
+// eachDue is each where what was due is different for every error; it is empty for one that is right.
+func (p *probe) eachDue(judge func(*reply) string) {
 	p.provoke()
 	p.mu.Lock()
 	seen := slices.Clone(p.seen)
@@ -168,7 +186,7 @@ func (p *probe) each(good func(*reply) bool, due string) {
 	}
 	told := 0
 	for i := range seen {
-		if !good(&seen[i]) && told < 3 {
+		if due := judge(&seen[i]); due != "" && told < 3 {
 			told++
 			p.check(false, &seen[i], "%s", due)
 		}

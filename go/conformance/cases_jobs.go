@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -128,20 +127,22 @@ func (p *probe) failing() reply {
 	return p.await(p.d, j)
 }
 
-// outputsFit checks the names of outputs that stand in an answer; a job may have written them to its prefix instead.
+// outputsFit checks the names and types of outputs that stand in an answer; a job may have written them to its prefix instead.
 func (p *probe) outputsFit(r *reply) {
 	if p.minimal() {
 		p.skip("the minimal template declares no outputs, and a plugin may give some all the same")
 	}
-	declared := slices.Sorted(maps.Keys(p.o.Template.GetInterface().GetOutputs().GetVariables()))
+	declared := p.o.Template.GetInterface().GetOutputs().GetVariables()
 	if r.state.outputs == nil {
 		if len(declared) > 0 {
 			p.skip("the outputs are not in the answer; they may be at the output prefix")
 		}
 		return
 	}
-	given := slices.Sorted(maps.Keys(r.state.outputs.GetLiterals()))
-	p.say(slices.Equal(declared, given), r.sent, fmt.Sprintf("outputs %q", given), fmt.Sprintf("outputs %q, as the interface declares", declared))
+	given := r.state.outputs.GetLiterals()
+	wrong := mismatch(declared, given)
+	p.say(wrong == "", r.sent, fmt.Sprintf("outputs %q: %s", slices.Sorted(maps.Keys(given)), wrong),
+		fmt.Sprintf("outputs %q, of the types that the template's interface declares", slices.Sorted(maps.Keys(declared))))
 }
 
 // sameEnd checks that a job is as it ended.
@@ -150,7 +151,7 @@ func (p *probe) sameEnd(want, got *reply) {
 		return
 	}
 	if p.check(got.state.phase == want.state.phase, got, "phase %s, in which the job ended", want.state.phase) {
-		p.say(proto.Equal(want.state.outputs, got.state.outputs), got.sent, "other outputs than before", "the outputs with which the job ended")
+		p.say(proto.Equal(want.state.outputs, got.state.outputs), got.sent, "outputs "+short(got.state.outputs.String()), "outputs "+short(want.state.outputs.String())+", with which the job ended")
 	}
 }
 
@@ -172,6 +173,7 @@ var deleteCases = []Case{
 			}
 			for range 2 {
 				r := p.delete(j)
+				r.sent += ", again"
 				p.success(&r, "the job is gone already")
 			}
 		}},
@@ -187,6 +189,7 @@ var deleteCases = []Case{
 			j := p.start(p.newCall())
 			p.delete(j)
 			r := p.get(j)
+			r.sent += " after the job's deletion"
 			if !r.ok() {
 				p.refused(&r, "the job is deleted", codes.NotFound)
 			}
@@ -201,6 +204,7 @@ var deleteCases = []Case{
 			}
 			p.delete(other)
 			r := p.get(f.job)
+			r.sent += " after the deletion of " + other.show()
 			p.sameEnd(&f.last, &r)
 		}},
 	{ID: "delete/in-mid-job", Level: Must, Contract: secDelete, Protocols: both, scope: async,
@@ -209,16 +213,7 @@ var deleteCases = []Case{
 			j := p.running()
 			r := p.delete(j)
 			p.must(r.ok(), &r, "OK: the job is ended")
-			end := time.Now().Add(p.o.JobTimeout)
-			for {
-				r = p.get(j)
-				over := r.code == codes.NotFound && !r.lost || r.ok() && r.state.final() && r.state.phase != "SUCCEEDED"
-				if over || time.Now().After(end) || p.ctx.Err() != nil || r.ok() && r.state.final() {
-					p.check(over, &r, "NOT_FOUND, ABORTED or a failure within %s after the deletion", p.o.JobTimeout)
-					return
-				}
-				wait(p.ctx, p.o.PollInterval)
-			}
+			p.ended(j, " after the job's deletion")
 		}},
 	{ID: "delete/in-mid-job-twice", Level: Must, Contract: secDelete, Protocols: both, scope: async,
 		Purpose: "Deleting a job that runs again, and many times at once, succeeds.",
@@ -232,6 +227,14 @@ var deleteCases = []Case{
 				p.success(&replies[i], "the job is being deleted already")
 			}
 		}},
+}
+
+// ended checks that a job that was deleted while it ran is ended by that.
+func (p *probe) ended(j job, after string) {
+	r := p.await(p.d, j)
+	r.sent += after
+	over := r.code == codes.NotFound && !r.lost || r.ok() && r.state.final() && r.state.phase != "SUCCEEDED"
+	p.check(over, &r, "NOT_FOUND, ABORTED or a failure, within %s: the job is told to end", p.o.JobTimeout)
 }
 
 // running gives a job that runs.

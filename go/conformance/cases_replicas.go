@@ -2,9 +2,6 @@ package conformance
 
 import (
 	"bytes"
-	"time"
-
-	"google.golang.org/grpc/codes"
 )
 
 var replicaCases = []Case{
@@ -25,6 +22,7 @@ var replicaCases = []Case{
 			defer d.close()
 			j := p.start(p.newCall())
 			there := p.await(d, j)
+			there.sent += " at the replica"
 			p.must(there.ok(), &there, "OK: the replica finds the job by its id alone")
 			here := p.await(p.d, j)
 			p.must(here.ok(), &here, "OK: the job's state")
@@ -37,17 +35,9 @@ var replicaCases = []Case{
 			defer d.close()
 			j := p.running()
 			r := p.deleteBy(d, j)
+			r.sent += " at the replica"
 			p.must(r.ok(), &r, "OK: the replica finds the job by its id alone")
-			end := time.Now().Add(p.o.JobTimeout)
-			for {
-				r = p.get(j)
-				over := r.code == codes.NotFound && !r.lost || r.ok() && r.state.final() && r.state.phase != "SUCCEEDED"
-				if over || time.Now().After(end) || p.ctx.Err() != nil {
-					p.check(over, &r, "NOT_FOUND, ABORTED or a failure, since another replica was told to end the job")
-					return
-				}
-				wait(p.ctx, p.o.PollInterval)
-			}
+			p.ended(j, " after its deletion at the replica")
 		}},
 	{ID: "replicas/same-key", Level: Should, Contract: secStay, Protocols: both, scope: async,
 		Purpose: "A create that is repeated at another replica answers with the first job.",
@@ -57,6 +47,7 @@ var replicaCases = []Case{
 			c := p.honoured()
 			first := p.create(c)
 			r := p.createBy(d, c)
+			r.sent += ", at the replica"
 			p.must(r.ok(), &r, "OK with the first job")
 			p.check(bytes.Equal(first.id, r.id), &r, "the id of the first job, %s", show(string(first.id)))
 		}},
@@ -90,6 +81,7 @@ var restartCases = []Case{
 			j := p.start(p.newCall())
 			p.restart()
 			r := p.await(p.d, j)
+			r.sent += " after a restart"
 			p.must(r.ok(), &r, "OK: the job is found by its id alone")
 			p.check(r.state.phase == "SUCCEEDED", &r, "phase SUCCEEDED within %s", p.o.JobTimeout)
 		}},
@@ -99,6 +91,7 @@ var restartCases = []Case{
 			f := p.succeeded()
 			p.restart()
 			r := p.get(f.job)
+			r.sent += " after a restart"
 			p.sameEnd(&f.last, &r)
 		}},
 	{ID: "restarts/delete", Level: Must, Contract: secStay, Protocols: both, scope: async,
@@ -107,9 +100,9 @@ var restartCases = []Case{
 			j := p.running()
 			p.restart()
 			r := p.delete(j)
+			r.sent += " after a restart"
 			p.must(r.ok(), &r, "OK: the job is found by its id alone")
-			r = p.await(p.d, j)
-			p.check(r.code == codes.NotFound && !r.lost || r.ok() && r.state.final() && r.state.phase != "SUCCEEDED", &r, "NOT_FOUND, ABORTED or a failure")
+			p.ended(j, " after a restart and the job's deletion")
 		}},
 	{ID: "restarts/same-key", Level: Should, Contract: secStay, Protocols: both, scope: async,
 		Purpose: "A create that is repeated with its key after a restart answers with the first job.",
@@ -118,6 +111,7 @@ var restartCases = []Case{
 			first := p.create(c)
 			p.restart()
 			r := p.create(c)
+			r.sent += ", after a restart"
 			p.must(r.ok(), &r, "OK with the first job")
 			p.check(bytes.Equal(first.id, r.id), &r, "the id of the first job, %s", show(string(first.id)))
 		}},

@@ -36,12 +36,15 @@ func Check(ctx context.Context, o Options, each func(Result)) (Report, error) {
 		return Report{}, &OptionsError{err}
 	}
 	r := &runner{
-		o: o, jobs: map[string]*made{}, finished: map[string]*finishedJob{}, secrets: map[string]string{}, each: each,
+		o: o, jobs: map[string]*made{}, finished: map[string]*finishedJob{}, each: each,
 		report: Report{Endpoint: o.Endpoint, Protocol: o.Protocol, Strict: o.Strict},
 	}
 	for name, value := range o.Headers {
-		if len(value) >= 8 { // a shorter one is found in any text
-			r.secrets["header "+name] = value
+		for _, secret := range []string{value, value[strings.LastIndex(value, " ")+1:]} { // as in "Bearer token"
+			if len(secret) >= 8 && !slices.Contains(r.secrets, secret) { // a shorter one is found in any text
+				r.secrets = append(r.secrets, secret)
+				r.hide = append(r.hide, secret, "(the value of header "+name+")")
+			}
 		}
 	}
 	if r.d, err = r.dial(o.Endpoint); err != nil {
@@ -53,7 +56,7 @@ func Check(ctx context.Context, o Options, each func(Result)) (Report, error) {
 		if advice, _ := adviceOn(first.message); advice != "" {
 			said += "; " + advice
 		}
-		return r.report, fmt.Errorf("conformance: %s: %w: %s", o.Endpoint, ErrNoService, said)
+		return r.report, fmt.Errorf("conformance: %s: %w: %s", o.Endpoint, ErrNoService, r.hidden(said))
 	}
 	r.listed = r.patient(ctx, o.CallTimeout, r.d.list)
 	r.choose()
@@ -87,9 +90,10 @@ type runner struct {
 	// chosen are the plugins that are tried, the asynchronous ones first.
 	chosen   []plugin
 	finished map[string]*finishedJob
-	secrets  map[string]string
-	dead     string
-	provoked bool
+	// secrets are the credentials of the options; hide has what stands for each in a report.
+	secrets, hide []string
+	dead          string
+	provoked      bool
 
 	mu    sync.Mutex
 	jobs  map[string]*made
@@ -299,12 +303,19 @@ func (r *runner) cases(ctx context.Context) {
 	}
 }
 
+// tell adds a result to the report. A service that shows secrets is no reason to show them once more.
 func (r *runner) tell(res Result) {
+	res.Reason = r.hidden(res.Reason)
+	for i, one := range res.Problems {
+		res.Problems[i] = Problem{r.hidden(one.Sent), r.hidden(one.Got), r.hidden(one.Due), one.Contract}
+	}
 	r.report.Results = append(r.report.Results, res)
 	if r.each != nil {
 		r.each(res)
 	}
 }
+
+func (r *runner) hidden(text string) string { return strings.NewReplacer(r.hide...).Replace(text) }
 
 // try runs one case with one plugin, and then looks whether the service is still there.
 func (r *runner) try(ctx context.Context, c *Case, p plugin) {
@@ -390,7 +401,7 @@ func (r *runner) cleanUp(ctx context.Context) {
 	all.Wait()
 	for i, m := range left {
 		if why[i] != "" {
-			r.report.Left = append(r.report.Left, Left{m.plugin.String(), m.show(), why[i]})
+			r.report.Left = append(r.report.Left, Left{m.plugin.String(), m.show(), r.hidden(why[i])})
 		}
 	}
 }

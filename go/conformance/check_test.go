@@ -333,6 +333,8 @@ func TestSecretsOfHeadersStaySecret(t *testing.T) {
 		report, err := conformance.Check(t.Context(), o, nil)
 		require.NoError(t, err)
 		require.Equal(t, []string{"errors/no-secrets"}, failed(&report))
+		require.Contains(t, texts(&report), "(the value of header Authorization)")
+		require.NotContains(t, texts(&report), "my-own-credential")
 	}
 }
 

@@ -76,6 +76,7 @@ var faults = []struct{ fault, fails string }{
 	{"a phase of its own", "poll/phase-is-set"},
 	{"jobs never end", "poll/job-succeeds"},
 	{"outputs have another name", "poll/outputs-fit"},
+	{"outputs have another type", "poll/outputs-fit"},
 	{"results change", "poll/repeats batch/as-a-single-poll delete/leaves-others-alone restarts/result-stays grpc: watch/state-at-once"},
 	{"results change at a restart", "restarts/result-stays"},
 	{"unknown jobs run", "poll/unknown-job"},

@@ -271,6 +271,9 @@ func (f *faulty) state(r *frequest, j *fjob) (*fstate, *ferr) {
 		if f.is("outputs have another name") {
 			s.outputs = outputs("other", 7)
 		}
+		if f.is("outputs have another type") {
+			s.outputs.Literals["o0"] = text("7")
+		}
 		if f.is("results change") {
 			s.outputs = outputs("o0", int64(j.polls))
 		}

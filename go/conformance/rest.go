@@ -184,7 +184,11 @@ func (r *reply) read(into any) bool {
 		return false
 	}
 	if err := json.Unmarshal(r.body, into); err != nil {
-		r.broken = fmt.Sprintf("the body is no such JSON (%v): %s", err, short(string(r.body)))
+		why := err.Error()
+		if kind := (*json.UnmarshalTypeError)(nil); errors.As(err, &kind) {
+			why = fmt.Sprintf("%s is of the wrong kind, %s", kind.Field, kind.Value)
+		}
+		r.broken = fmt.Sprintf("the body is no such JSON as api/openapi.yaml says (%s): %s", why, short(string(r.body)))
 		return false
 	}
 	return true
