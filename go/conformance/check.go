@@ -31,12 +31,22 @@ const cleanUpTimeout = 30 * time.Second
 // jobs that it made are deleted, also when ctx ends before; the report then says that it was interrupted. Its error is an
 // [*OptionsError], or wraps [ErrNoService].
 func Check(ctx context.Context, o Options, each func(Result)) (Report, error) {
+	return check(ctx, o, func(_ *Result, run func() *Result) {
+		if res := run(); res != nil && each != nil {
+			each(*res)
+		}
+	})
+}
+
+// check is Check, where around runs each case by run, or does not. It is told what will be run; what comes of it is nil when the run
+// was interrupted.
+func check(ctx context.Context, o Options, around func(named *Result, run func() *Result)) (Report, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return Report{}, &OptionsError{err}
 	}
 	r := &runner{
-		o: o, jobs: map[string]*made{}, finished: map[string]*finishedJob{}, each: each,
+		o: o, jobs: map[string]*made{}, finished: map[string]*finishedJob{}, around: around,
 		report: Report{Endpoint: o.Endpoint, Protocol: o.Protocol, Strict: o.Strict},
 	}
 	for name, value := range o.Headers {
@@ -84,7 +94,7 @@ type finishedJob struct {
 type runner struct {
 	o      Options
 	d      driver
-	each   func(Result)
+	around func(*Result, func() *Result)
 	report Report
 	listed reply
 	// chosen are the plugins that are tried, the asynchronous ones first.
@@ -291,48 +301,49 @@ func (r *runner) cases(ctx context.Context) {
 		if !r.listed.ok() {
 			none = "the service gave no list of plugins: " + r.listed.got()
 		}
+		named := Result{Case: c.ID, Area: c.Area(), Level: c.Level, Purpose: c.Purpose}
 		if len(plugins) == 0 {
-			r.tell(Result{Case: c.ID, Area: c.Area(), Level: c.Level, Purpose: c.Purpose, Outcome: Skipped, Reason: none})
+			r.around(&named, func() *Result {
+				named.Outcome, named.Reason = Skipped, none
+				return r.tell(&named)
+			})
 		}
 		for _, p := range plugins {
 			if ctx.Err() != nil {
 				return
 			}
-			r.try(ctx, c, p)
+			one := named
+			if p.taskType != "" {
+				one.Plugin = p.String()
+			}
+			r.around(&one, func() *Result { return r.try(ctx, c, p, &one) })
 		}
 	}
 }
 
 // tell adds a result to the report. A service that shows secrets is no reason to show them once more.
-func (r *runner) tell(res Result) {
+func (r *runner) tell(res *Result) *Result {
 	res.Reason = r.hidden(res.Reason)
 	for i, one := range res.Problems {
 		res.Problems[i] = Problem{r.hidden(one.Sent), r.hidden(one.Got), r.hidden(one.Due), one.Contract}
 	}
-	r.report.Results = append(r.report.Results, res)
-	if r.each != nil {
-		r.each(res)
-	}
+	r.report.Results = append(r.report.Results, *res)
+	return res
 }
 
 func (r *runner) hidden(text string) string { return strings.NewReplacer(r.hide...).Replace(text) }
 
-// try runs one case with one plugin, and then looks whether the service is still there.
-func (r *runner) try(ctx context.Context, c *Case, p plugin) {
-	res := Result{Case: c.ID, Area: c.Area(), Level: c.Level, Purpose: c.Purpose, Outcome: Passed}
-	if p.taskType != "" {
-		res.Plugin = p.String()
-	}
+// try runs one case with one plugin, and then looks whether the service is still there. It gives nil when it was interrupted.
+func (r *runner) try(ctx context.Context, c *Case, p plugin, res *Result) *Result {
 	if r.dead != "" {
 		res.Outcome, res.Reason = Skipped, r.dead
-		r.tell(res)
-		return
+		return r.tell(res)
 	}
 	pr := &probe{runner: r, ctx: ctx, c: c, plugin: p}
 	begin := time.Now()
 	pr.run()
 	if ctx.Err() != nil {
-		return // what failed may have failed for that
+		return nil // what failed may have failed for that
 	}
 	pr.alive()
 	res.Duration = time.Since(begin)
@@ -341,8 +352,10 @@ func (r *runner) try(ctx context.Context, c *Case, p plugin) {
 		res.Outcome, res.Problems = Failed, pr.problems
 	case pr.skipped != "":
 		res.Outcome, res.Reason = Skipped, pr.skipped
+	default:
+		res.Outcome = Passed
 	}
-	r.tell(res)
+	return r.tell(res)
 }
 
 // alive checks that the service answers after a case; if it does not, it is waited for, and restarted if that can be done.

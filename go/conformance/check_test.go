@@ -34,6 +34,7 @@ type recorder struct {
 	ctx     context.Context
 	all     *[]string
 	verdict string
+	only    string // the one subtest that -run chooses; empty is all
 }
 
 func (r *recorder) Helper()                  {}
@@ -43,10 +44,25 @@ func (r *recorder) Error(...any)             { r.verdict = "failed" }
 func (r *recorder) Fatal(...any)             { r.verdict = "fatal" }
 func (r *recorder) Skip(...any)              { r.verdict = "skipped" }
 func (r *recorder) Run(name string, f func(*recorder)) bool {
+	if r.only != "" && name != r.only {
+		return true
+	}
 	sub := &recorder{ctx: r.ctx, verdict: "passed"}
 	f(sub)
 	*r.all = append(*r.all, name+" "+sub.verdict)
 	return true
+}
+
+// TestRunRunsWhatIsChosen: a subtest that go test's -run leaves out is not tried either.
+func TestRunRunsWhatIsChosen(t *testing.T) {
+	t.Parallel()
+	one, other := serve(t, conformance.GRPC, "")
+	var all []string
+	conformance.Run(&recorder{ctx: t.Context(), all: &all, only: "delete/twice/work@v1"}, options(one, other))
+	require.Equal(t, []string{"delete/twice/work@v1 passed"}, all)
+	one.store.mu.Lock()
+	defer one.store.mu.Unlock()
+	require.Len(t, one.store.jobs, 1)
 }
 
 // TestRunTellsLevelsApart: what a service must do fails the test, what it should do is logged, unless the options are strict.
