@@ -151,7 +151,7 @@ func (r *reply) judge() {
 	if v, ok := r.header["Retry-After"]; ok {
 		r.hasRetry, r.retry = true, strings.Join(v, ", ")
 		seconds, err := strconv.ParseUint(r.retry, 10, 32)
-		r.pause, r.badRetry = time.Duration(seconds)*time.Second, err != nil //nolint:gosec // of 32 bits
+		r.pause, r.badRetry = time.Duration(seconds)*time.Second, err != nil
 	}
 	if r.status == http.StatusOK {
 		return

@@ -121,6 +121,8 @@ func (o *options) check(cmd *cobra.Command) error {
 	switch {
 	case errors.As(err, &wrong):
 		return exit.BadInputf("%w", err)
+	case err != nil && cmd.Context().Err() != nil:
+		return &exit.Error{Code: exit.Aborted, Err: errors.New("interrupted before the service answered")}
 	case errors.Is(err, conformance.ErrNoService):
 		return exit.Hint(exit.BadInputf("%w", err), "start the service, and look at --endpoint, --protocol and --insecure")
 	case err != nil:
