@@ -76,6 +76,7 @@ var breakCases = []Case{
 				cancel()
 				d.close()
 				r := p.create(c)
+				r.sent += fmt.Sprintf(", after the same call was broken off after %s", after.Round(time.Microsecond))
 				if p.success(&r, "the create, made again") && first.lost {
 					if again := p.create(c); !bytes.Equal(r.id, again.id) {
 						p.mayBeLeft(c, "creates were broken off on purpose, and the service does not honour keys, so jobs may run that nobody can name")

@@ -49,6 +49,7 @@ var createCases = []Case{
 		run: func(p *probe) {
 			p.start(p.newCall())
 			c := p.newCall()
+			c.with = " with labels, annotations, environment variables, a service account and an identity"
 			m := c.metadata
 			m.Labels = map[string]string{"team": "søren", "flyte.org/node": "n0"}
 			m.Annotations = map[string]string{"note": "line 1\nline 2 \"quoted\" 任务"}
@@ -122,8 +123,8 @@ var createCases = []Case{
 			other.template, _ = proto.Clone(c.template).(*core.TaskTemplate)
 			other.template.Id = &core.Identifier{ResourceType: core.ResourceType_TASK, Project: "conformance", Domain: "development", Name: "conformance.other", Version: "v2"}
 			other.prefix = c.prefix + "/other"
+			other.with = ", with which another task was created before"
 			r := p.create(other)
-			r.sent += ", with which another task was created before"
 			p.refused(&r, "the key was used for another request", codes.AlreadyExists)
 		}},
 	{ID: "create/same-key-at-once", Level: Should, Contract: secCreate, Protocols: both, scope: async,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,8 +79,9 @@ var grpcCases = []Case{
 		Purpose: "An input of lists in lists, thousands deep, takes or refuses the call, and nothing else.",
 		run: func(p *probe) {
 			c := p.newCall()
+			raw := append(p.wire(c), nested(5000)...)
 			r := p.creating(c, func(ctx context.Context) reply {
-				return p.grpc().raw(ctx, "an input of lists 5000 deep", methodCreate, c.plugin.version, append(p.wire(c), nested(5000)...))
+				return p.grpc().raw(ctx, "an input of lists 5000 deep", methodCreate, c.plugin.version, raw)
 			})
 			p.stands(&r)
 		}},
@@ -124,9 +126,16 @@ func nested(depth int) []byte {
 	field := func(number protowire.Number, content []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), content)
 	}
+	// Of each field inside another one there is only its beginning, whose length is known from the inside out.
+	lengths, n := make([]int, 0, 2*depth), 0
+	for range 2 * depth {
+		lengths = append(lengths, n)
+		n += protowire.SizeTag(1) + protowire.SizeVarint(uint64(n)) //nolint:gosec // a length
+	}
 	var literal []byte
-	for range depth {
-		literal = field(2, field(1, literal)) // Literal.collection, LiteralCollection.literals
+	for i, length := range slices.Backward(lengths) {
+		number := protowire.Number(1 + i%2)                                                                         // Literal.collection is 2, LiteralCollection.literals 1
+		literal = protowire.AppendVarint(protowire.AppendTag(literal, number, protowire.BytesType), uint64(length)) //nolint:gosec // a length
 	}
 	entry := append(field(1, []byte("conformance_nested")), field(2, literal)...)
 	return field(1, field(1, entry)) // CreateTaskRequest.inputs, LiteralMap.literals

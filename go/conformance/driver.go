@@ -62,7 +62,8 @@ type call struct {
 	metadata  *admin.TaskExecutionMetadata
 	key       string
 	prefix    string
-	noVersion bool // over gRPC, leaves out the plugin version
+	noVersion bool   // over gRPC, leaves out the plugin version
+	with      string // what is unusual about it, for reports
 }
 
 // job is a job that was created, or one that was not.
@@ -170,7 +171,11 @@ func (r *reply) got() string {
 			fmt.Fprintf(&b, " (it asks for a pause of %s)", short(r.retry))
 		}
 	case r.state != nil:
-		fmt.Fprintf(&b, "OK, phase %q", r.state.phase)
+		if r.state.phase == "" {
+			b.WriteString("OK, no phase")
+		} else {
+			fmt.Fprintf(&b, "OK, phase %q", r.state.phase)
+		}
 		if r.state.message != "" {
 			fmt.Fprintf(&b, ", message %s", show(r.state.message))
 		}
