@@ -130,7 +130,7 @@ func nested(depth int) []byte {
 	lengths, n := make([]int, 0, 2*depth), 0
 	for range 2 * depth {
 		lengths = append(lengths, n)
-		n += protowire.SizeTag(1) + protowire.SizeVarint(uint64(n)) //nolint:gosec // a length
+		n += protowire.SizeTag(1) + protowire.SizeVarint(uint64(n))
 	}
 	var literal []byte
 	for i, length := range slices.Backward(lengths) {
