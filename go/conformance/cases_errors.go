@@ -41,7 +41,7 @@ var errorCases = []Case{
 			}
 			headers := map[string]string{"authorization": "Bearer " + credential, "x-conformance-token": credential, "cookie": "session=" + credential}
 			for k, v := range p.o.Headers {
-				headers[k] = v
+				headers[strings.ToLower(k)] = v // the options' own go before those that are made up
 			}
 			with := p.o
 			with.Headers = headers
