@@ -2,20 +2,15 @@ package conformance
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/proto"
-
-	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
-	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
 
 // OptionsError says that nothing was sent, because the options are wrong.
@@ -29,37 +24,56 @@ func (e *OptionsError) Unwrap() error { return e.Err }
 // ErrNoService says that nothing answers at the endpoint.
 var ErrNoService = errors.New("no service answers there")
 
-// cleanUpTimeout bounds the deletion of what was made; an interrupted run waits no longer.
+// cleanUpTimeout is how long the deletion of what was made goes on without getting anywhere.
 const cleanUpTimeout = 30 * time.Second
 
 // Check runs the cases and calls each, unless it is nil, with every result as it comes, from one goroutine. It blocks until all
 // jobs that it made are deleted, also when ctx ends before; the report then says that it was interrupted. Its error is an
 // [*OptionsError], or wraps [ErrNoService].
 func Check(ctx context.Context, o Options, each func(Result)) (Report, error) {
+	return check(ctx, o, func(_ *Result, run func() *Result) {
+		if res := run(); res != nil && each != nil {
+			each(*res)
+		}
+	})
+}
+
+// check is Check, where around runs each case by run, or does not. It is told what will be run; what comes of it is nil when the run
+// was interrupted.
+func check(ctx context.Context, o Options, around func(named *Result, run func() *Result)) (Report, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return Report{}, &OptionsError{err}
 	}
 	r := &runner{
-		o: o, jobs: map[string]*made{}, finished: map[string]*finishedJob{}, secrets: map[string]string{}, each: each,
+		o: o, jobs: map[string]*made{}, finished: map[string]*finishedJob{}, around: around,
 		report: Report{Endpoint: o.Endpoint, Protocol: o.Protocol, Strict: o.Strict},
 	}
 	for name, value := range o.Headers {
-		if len(value) >= 8 { // a shorter one is found in any text
-			r.secrets["header "+name] = value
+		for _, secret := range []string{value, value[strings.LastIndex(value, " ")+1:]} { // as in "Bearer token"
+			if len(secret) >= 8 && !slices.Contains(r.secrets, secret) { // a shorter one is found in any text
+				r.secrets = append(r.secrets, secret)
+				r.hide = append(r.hide, secret, "(the value of header "+name+")")
+			}
 		}
 	}
 	if r.d, err = r.dial(o.Endpoint); err != nil {
 		return Report{}, &OptionsError{err}
 	}
 	defer func() { r.d.close() }()
-	if first := r.reach(ctx); first.lost {
-		return r.report, fmt.Errorf("conformance: %s: %w: %s", o.Endpoint, ErrNoService, short(first.message))
+	if first := r.reach(ctx, true); first.lost {
+		said := short(first.message)
+		if advice, _ := adviceOn(first.message); advice != "" {
+			said += "; " + advice
+		}
+		return r.report, fmt.Errorf("conformance: %s: %w: %s", o.Endpoint, ErrNoService, r.hidden(said))
 	}
-	r.listed = r.list(ctx)
+	r.listed = r.patient(ctx, o.CallTimeout, r.d.list)
 	r.choose()
-	r.cases(ctx)
-	r.cleanUp(ctx)
+	func() {
+		defer r.cleanUp(ctx) // also when a case or each panics, or each ends a test
+		r.cases(ctx)
+	}()
 	r.report.Interrupted = ctx.Err() != nil
 	return r.report, nil
 }
@@ -80,14 +94,16 @@ type finishedJob struct {
 type runner struct {
 	o      Options
 	d      driver
-	each   func(Result)
+	around func(*Result, func() *Result)
 	report Report
 	listed reply
 	// chosen are the plugins that are tried, the asynchronous ones first.
 	chosen   []plugin
 	finished map[string]*finishedJob
-	secrets  map[string]string
-	dead     string
+	// secrets are the credentials of the options; hide has what stands for each in a report.
+	secrets, hide []string
+	dead          string
+	provoked      bool
 
 	mu    sync.Mutex
 	jobs  map[string]*made
@@ -124,19 +140,41 @@ func (r *runner) fresh() driver {
 	return d
 }
 
-// reach waits until the service answers, for RecoverTimeout.
-func (r *runner) reach(ctx context.Context) reply {
+// adviceOn says what would be right where something answers and speaks otherwise. If sure, waiting is in vain.
+func adviceOn(message string) (advice string, sure bool) {
+	for _, one := range []struct {
+		sign, advice string
+		sure         bool
+	}{
+		{"malformed HTTP response", "what answers speaks no HTTP/1.1; is it gRPC?", true},
+		{"http2: frame too large", "what answers speaks no HTTP/2; is it REST?", true},
+		{"error reading server preface", "what answers speaks no gRPC, or wants TLS", false},
+		{"server gave HTTP response to HTTPS client", "what answers speaks no TLS", true},
+		{"does not look like a TLS handshake", "what answers speaks no TLS", true},
+		{"failed to verify certificate", "its certificate must be for this name, and of an authority that is trusted", true},
+		{"certificate required", "it wants a client certificate", true},
+	} {
+		if strings.Contains(message, one.sign) {
+			return one.advice, one.sure
+		}
+	}
+	return "", false
+}
+
+// reach waits until the service answers, for RecoverTimeout; at first not if it never will.
+func (r *runner) reach(ctx context.Context, first bool) reply {
 	ctx, cancel := context.WithTimeout(ctx, r.o.RecoverTimeout)
 	defer cancel()
 	var before *reply // that time is up says less than why it had not worked before
 	for {
 		d := r.fresh()
 		now := r.listBy(ctx, d)
+		_, inVain := adviceOn(now.message)
 		if d != r.d {
 			d.close()
 		}
 		switch {
-		case !now.lost:
+		case !now.lost || first && inVain:
 			return now
 		case ctx.Err() == nil:
 			before = &now
@@ -156,6 +194,42 @@ func (r *runner) listBy(ctx context.Context, d driver) reply {
 }
 
 func (r *runner) list(ctx context.Context) reply { return r.listBy(ctx, r.d) }
+
+// retryable says that the service has no capacity for the call. What is too large will be so the next time.
+func retryable(r *reply) bool {
+	return !r.lost && r.status != http.StatusRequestEntityTooLarge && (r.code == codes.Unavailable || r.code == codes.ResourceExhausted || r.code == codes.Aborted)
+}
+
+// The pauses before a call is made again for which the service had no capacity and asked for no pause of its own.
+var pauses = []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second}
+
+// patient makes a call of at most limit. One that the service has no capacity for is made again, as propeller would: after the
+// pause that it asks for, as long as all pauses are within CallTimeout, and otherwise a few times.
+func (r *runner) patient(ctx context.Context, limit time.Duration, fn func(ctx context.Context) reply) reply {
+	left := r.o.CallTimeout
+	for try := 0; ; try++ {
+		one, cancel := context.WithTimeout(ctx, limit)
+		got := fn(one)
+		cancel()
+		r.note(got)
+		pause := got.pause
+		if !got.hasRetry || got.badRetry {
+			pause = left + 1
+			if try < len(pauses) {
+				pause = pauses[try]
+			}
+		}
+		if !retryable(&got) || pause > left || ctx.Err() != nil {
+			if try > 0 {
+				got.sent += fmt.Sprintf(", %d times, since the service had no capacity for it", try+1)
+			}
+			return got
+		}
+		pause = max(pause, time.Millisecond) // a service that asks for no pause at all
+		left -= pause
+		wait(ctx, pause)
+	}
+}
 
 // wait waits, for no longer than ctx.
 func wait(ctx context.Context, d time.Duration) {
@@ -203,7 +277,7 @@ func (r *runner) plugins(sync bool) []plugin {
 func (r *runner) cases(ctx context.Context) {
 	for i := range suite {
 		c := &suite[i]
-		if !slices.Contains(c.Protocols, r.o.Protocol) || r.o.Run != nil && !r.o.Run.MatchString(c.ID) {
+		if !r.o.runs(c) {
 			continue
 		}
 		var plugins []plugin
@@ -224,41 +298,52 @@ func (r *runner) cases(ctx context.Context) {
 		if r.o.TaskType != "" {
 			none += fmt.Sprintf(" for task type %q", r.o.TaskType)
 		}
+		if !r.listed.ok() {
+			none = "the service gave no list of plugins: " + r.listed.got()
+		}
+		named := Result{Case: c.ID, Area: c.Area(), Level: c.Level, Purpose: c.Purpose}
 		if len(plugins) == 0 {
-			r.tell(Result{Case: c.ID, Area: c.Area(), Level: c.Level, Purpose: c.Purpose, Outcome: Skipped, Reason: none})
+			r.around(&named, func() *Result {
+				named.Outcome, named.Reason = Skipped, none
+				return r.tell(&named)
+			})
 		}
 		for _, p := range plugins {
 			if ctx.Err() != nil {
 				return
 			}
-			r.try(ctx, c, p)
+			one := named
+			if p.taskType != "" {
+				one.Plugin = p.String()
+			}
+			r.around(&one, func() *Result { return r.try(ctx, c, p, &one) })
 		}
 	}
 }
 
-func (r *runner) tell(res Result) {
-	r.report.Results = append(r.report.Results, res)
-	if r.each != nil {
-		r.each(res)
+// tell adds a result to the report. A service that shows secrets is no reason to show them once more.
+func (r *runner) tell(res *Result) *Result {
+	res.Reason = r.hidden(res.Reason)
+	for i, one := range res.Problems {
+		res.Problems[i] = Problem{r.hidden(one.Sent), r.hidden(one.Got), r.hidden(one.Due), one.Contract}
 	}
+	r.report.Results = append(r.report.Results, *res)
+	return res
 }
 
-// try runs one case with one plugin, and then looks whether the service is still there.
-func (r *runner) try(ctx context.Context, c *Case, p plugin) {
-	res := Result{Case: c.ID, Area: c.Area(), Level: c.Level, Purpose: c.Purpose, Outcome: Passed}
-	if p.taskType != "" {
-		res.Plugin = p.String()
-	}
+func (r *runner) hidden(text string) string { return strings.NewReplacer(r.hide...).Replace(text) }
+
+// try runs one case with one plugin, and then looks whether the service is still there. It gives nil when it was interrupted.
+func (r *runner) try(ctx context.Context, c *Case, p plugin, res *Result) *Result {
 	if r.dead != "" {
 		res.Outcome, res.Reason = Skipped, r.dead
-		r.tell(res)
-		return
+		return r.tell(res)
 	}
 	pr := &probe{runner: r, ctx: ctx, c: c, plugin: p}
 	begin := time.Now()
 	pr.run()
 	if ctx.Err() != nil {
-		return // what failed may have failed for that
+		return nil // what failed may have failed for that
 	}
 	pr.alive()
 	res.Duration = time.Since(begin)
@@ -267,8 +352,10 @@ func (r *runner) try(ctx context.Context, c *Case, p plugin) {
 		res.Outcome, res.Problems = Failed, pr.problems
 	case pr.skipped != "":
 		res.Outcome, res.Reason = Skipped, pr.skipped
+	default:
+		res.Outcome = Passed
 	}
-	r.tell(res)
+	return r.tell(res)
 }
 
 // alive checks that the service answers after a case; if it does not, it is waited for, and restarted if that can be done.
@@ -282,8 +369,8 @@ func (p *probe) alive() {
 		Sent: "what this case sends, and then " + after.sent, Got: after.got(),
 		Due: "an answer: whatever is sent, the service stays", Contract: link(secBad),
 	})
-	if p.reach(p.ctx).lost && p.o.Restart != nil && p.o.Restart(p.ctx) == nil {
-		p.reach(p.ctx)
+	if p.reach(p.ctx, false).lost && p.o.Restart != nil && p.o.Restart(p.ctx) == nil {
+		p.reach(p.ctx, false)
 	}
 	p.redial()
 	if after = p.list(p.ctx); after.lost {
@@ -299,322 +386,51 @@ func (r *runner) redial() {
 	}
 }
 
-// cleanUp deletes what was made, also after an interruption.
+// cleanUp deletes what was made, also after an interruption. Eight at a time are no load, and are quick enough with a slow service.
 func (r *runner) cleanUp(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	stuck := time.AfterFunc(cleanUpTimeout, cancel)
+	defer stuck.Stop()
 	r.redial()
+	var left []*made
 	for _, name := range r.order {
-		m := r.jobs[name]
-		switch {
-		case m.gone:
-			continue
-		case r.dead != "":
-			r.report.Left = append(r.report.Left, Left{m.plugin.String(), m.show(), r.dead})
-			continue
-		}
-		var last reply
-		for range 3 {
-			one, end := context.WithTimeout(ctx, r.o.CallTimeout)
-			last = r.d.delete(one, m.job)
-			end()
-			if last.code == codes.OK && !last.lost || last.code == codes.NotFound {
-				m.gone = true
-				break
-			}
-			wait(ctx, 100*time.Millisecond)
-		}
-		if !m.gone {
-			r.report.Left = append(r.report.Left, Left{m.plugin.String(), m.show(), "its deletion gave " + last.got()})
+		if m := r.jobs[name]; !m.gone {
+			left = append(left, m)
 		}
 	}
-}
-
-// probe is a case that runs. What has a context of its own may be called from many goroutines.
-type probe struct {
-	*runner
-	ctx    context.Context
-	c      *Case
-	plugin plugin
-
-	problems []Problem
-	skipped  string
-}
-
-// stop ends a case.
-type stop struct{}
-
-// run runs the case, whose stop is a panic: it ends the case from any depth, as in package testing.
-func (p *probe) run() {
-	defer func() {
-		if e := recover(); e != nil {
-			if _, ok := e.(stop); !ok {
-				panic(e)
-			}
-		}
-	}()
-	p.c.run(p)
-}
-
-func link(anchor string) string { return "docs/contract.md#" + anchor }
-
-// skip ends the case as one that cannot be tried.
-func (p *probe) skip(format string, args ...any) {
-	p.skipped = fmt.Sprintf(format, args...)
-	panic(stop{})
-}
-
-// check writes down a problem unless ok, and gives ok.
-func (p *probe) check(ok bool, r *reply, due string, args ...any) bool {
-	if !ok {
-		p.problem(Problem{Sent: r.sent, Got: r.got(), Due: fmt.Sprintf(due, args...), Contract: link(p.c.Contract)})
-	}
-	return ok
-}
-
-func (p *probe) problem(one Problem) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.problems = append(p.problems, one)
-}
-
-// say is check with another text of what came.
-func (p *probe) say(ok bool, sent, got, due string) bool {
-	if !ok {
-		p.problem(Problem{Sent: sent, Got: got, Due: due, Contract: link(p.c.Contract)})
-	}
-	return ok
-}
-
-// must is check, and ends the case.
-func (p *probe) must(ok bool, r *reply, due string, args ...any) {
-	if !p.check(ok, r, due, args...) {
-		panic(stop{})
-	}
-}
-
-// success checks that a call succeeded.
-func (p *probe) success(r *reply, why string) bool {
-	return p.check(r.ok(), r, "OK: %s", why)
-}
-
-// refused checks that the service answered with one of the codes.
-func (p *probe) refused(r *reply, why string, want ...codes.Code) bool {
-	names := make([]string, len(want))
-	for i, c := range want {
-		names[i] = codeName(c)
-	}
-	return p.check(!r.lost && slices.Contains(want, r.code), r, "%s: %s", strings.Join(names, " or "), why)
-}
-
-// note keeps an error of the service to be judged by the cases of area errors.
-func (r *runner) note(replies ...reply) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, one := range replies {
-		if !one.lost && one.code != codes.OK && len(r.seen) < maxSeen {
-			r.seen = append(r.seen, one)
-		}
-	}
-}
-
-// bounded gives the context of one call.
-func (p *probe) bounded() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(p.ctx, p.o.CallTimeout)
-}
-
-// ask makes a call of any kind.
-func (p *probe) ask(fn func(ctx context.Context) reply) reply {
-	ctx, cancel := p.bounded()
-	defer cancel()
-	r := fn(ctx)
-	p.note(r)
-	return r
-}
-
-func randomHex(n int) string {
-	b := make([]byte, n/2)
-	_, _ = rand.Read(b) // never fails
-	return hex.EncodeToString(b)
-}
-
-// newKey makes an idempotency key as propeller does.
-func newKey() string { return randomHex(64) }
-
-// newCall is a call that starts a job that succeeds.
-func (p *probe) newCall() call { return p.callFor(p.plugin) }
-
-func (p *probe) callFor(pl plugin) call {
-	return p.callOf(pl, p.o.Template, p.o.Inputs)
-}
-
-func (p *probe) callOf(pl plugin, template *core.TaskTemplate, inputs *core.LiteralMap) call {
-	if template == nil {
-		template = &core.TaskTemplate{
-			Id:        &core.Identifier{ResourceType: core.ResourceType_TASK, Project: "conformance", Domain: "development", Name: "conformance.minimal", Version: "v1"},
-			Metadata:  &core.TaskMetadata{Runtime: &core.RuntimeMetadata{Type: core.RuntimeMetadata_FLYTE_SDK, Version: "1.16.8", Flavor: "conformance"}},
-			Interface: &core.TypedInterface{Inputs: &core.VariableMap{}, Outputs: &core.VariableMap{}},
-		}
-	}
-	template, _ = proto.Clone(template).(*core.TaskTemplate)
-	template.Type = pl.taskType
-	if template.GetTaskTypeVersion() == 0 || !slices.Contains(pl.taskTypeVersions, template.GetTaskTypeVersion()) && len(pl.taskTypeVersions) > 0 {
-		template.TaskTypeVersion = pl.taskTypeVersion()
-	}
-	if inputs == nil {
-		inputs = &core.LiteralMap{Literals: map[string]*core.Literal{}}
-	}
-	prefix := p.o.OutputPrefix
-	if prefix == "" {
-		prefix = "/tmp/flyte-backend-conformance/" + randomHex(16)
-	}
-	execution := &core.WorkflowExecutionIdentifier{Project: "conformance", Domain: "development", Name: "c" + randomHex(18)}
-	return call{
-		plugin: pl, template: template, inputs: inputs, key: newKey(), prefix: prefix,
-		metadata: &admin.TaskExecutionMetadata{
-			Namespace: "conformance-development",
-			TaskExecutionId: &core.TaskExecutionIdentifier{
-				TaskId: template.GetId(), NodeExecutionId: &core.NodeExecutionIdentifier{NodeId: "n0", ExecutionId: execution},
-			},
-		},
-	}
-}
-
-// keep remembers a job, so that it is deleted at the end.
-func (r *runner) keep(j job) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	name := j.plugin.String() + "\x00" + string(j.id)
-	if r.jobs[name] == nil {
-		r.order = append(r.order, name)
-	}
-	r.jobs[name] = &made{job: j}
-}
-
-// gone says that a job was deleted.
-func (r *runner) gone(j job) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if m := r.jobs[j.plugin.String()+"\x00"+string(j.id)]; m != nil {
-		m.gone = true
-	}
-}
-
-// maxID is the longest id that propeller keeps.
-const maxID = 64 << 10
-
-// create makes a job with a driver; the job is deleted at the end.
-func (p *probe) createBy(d driver, c call) reply {
-	r := p.ask(func(ctx context.Context) reply { return d.create(ctx, c) })
-	p.keepCreated(c, &r)
-	return r
-}
-
-func (p *probe) keepCreated(c call, r *reply) {
-	if r.ok() && len(r.id) > 0 && len(r.id) <= maxID {
-		p.keep(job{c.plugin, r.id, c.prefix})
-	}
-}
-
-func (p *probe) create(c call) reply { return p.createBy(p.d, c) }
-
-func (p *probe) getBy(d driver, j job) reply {
-	return p.ask(func(ctx context.Context) reply { return d.get(ctx, j) })
-}
-
-func (p *probe) get(j job) reply { return p.getBy(p.d, j) }
-
-func (p *probe) deleteBy(d driver, j job) reply {
-	r := p.ask(func(ctx context.Context) reply { return d.delete(ctx, j) })
-	if r.ok() {
-		p.gone(j)
-	}
-	return r
-}
-
-func (p *probe) delete(j job) reply { return p.deleteBy(p.d, j) }
-
-// minimal says that no template was given, so that a plugin may well refuse the one that is sent.
-func (p *probe) minimal() bool { return p.o.Template == nil }
-
-// start makes a job, and skips the case when there is none to be had: that is what create/gives-an-id is about.
-func (p *probe) start(c call) job {
-	j, r := p.tryStart(c)
-	if r.ok() && len(r.id) > 0 && len(r.id) <= maxID {
-		return j
-	}
-	p.noJob(r)
-	return job{}
-}
-
-func (p *probe) tryStart(c call) (job, reply) {
-	r := p.create(c)
-	return job{c.plugin, r.id, c.prefix}, r
-}
-
-// noJob skips a case that cannot be tried without a job.
-func (p *probe) noJob(r reply) {
-	if p.minimal() && refusesTemplate(&r) {
-		p.skip("the plugin refuses the minimal template, so there is no job to try this with; give a template and inputs that make one (it says: %s)", short(r.message))
-	}
-	p.skip("no job could be made (create/gives-an-id says more): %s", r.got())
-}
-
-func refusesTemplate(r *reply) bool {
-	return !r.lost && (r.code == codes.InvalidArgument || r.code == codes.FailedPrecondition || r.code == codes.OutOfRange || r.code == codes.PermissionDenied)
-}
-
-// await polls a job until it has ended, or until JobTimeout is over.
-func (p *probe) await(d driver, j job) reply {
-	end := time.Now().Add(p.o.JobTimeout)
-	for {
-		r := p.getBy(d, j)
-		retry := r.lost || r.code == codes.Unavailable || r.code == codes.ResourceExhausted || r.code == codes.Aborted || r.code == codes.DeadlineExceeded
-		if r.ok() && r.state.final() || !r.ok() && !retry || r.ok() && !phases[r.state.phase] || time.Now().After(end) || p.ctx.Err() != nil {
-			return r
-		}
-		wait(p.ctx, p.o.PollInterval)
-	}
-}
-
-// done gives a job that has ended, one for each plugin; cases do not delete it.
-func (p *probe) done() *finishedJob {
-	if f := p.finished[p.plugin.String()]; f != nil {
-		return f
-	}
-	c := p.newCall()
-	j := p.start(c)
-	f := &finishedJob{job: j, last: p.await(p.d, j)}
-	p.finished[p.plugin.String()] = f
-	return f
-}
-
-// succeeded is done, for cases that need a job that succeeded.
-func (p *probe) succeeded() *finishedJob {
-	f := p.done()
-	if !f.last.ok() || f.last.state.phase != "SUCCEEDED" {
-		p.skip("no job succeeded (poll/job-succeeds says more): %s", f.last.got())
-	}
-	return f
-}
-
-// nobodys is an id that no job has.
-func (p *probe) nobodys() job {
-	return job{plugin: p.plugin, id: []byte("conformance-no-such-job-" + randomHex(16))}
-}
-
-// atOnce calls fn n times at once, and gives the replies.
-func atOnce(n int, fn func(i int) reply) []reply {
-	out := make([]reply, n)
+	why := make([]string, len(left)) // for each that stays
+	turns := make(chan struct{}, 8)
 	var all sync.WaitGroup
-	for i := range n {
-		all.Go(func() { out[i] = fn(i) })
+	for i, m := range left {
+		turns <- struct{}{}
+		all.Go(func() {
+			defer func() { <-turns }()
+			if why[i] = r.remove(ctx, m.job); why[i] == "" {
+				stuck.Reset(cleanUpTimeout)
+			}
+		})
 	}
 	all.Wait()
-	return out
+	for i, m := range left {
+		if why[i] != "" {
+			r.report.Left = append(r.report.Left, Left{m.plugin.String(), m.show(), r.hidden(why[i])})
+		}
+	}
 }
 
-// client says that the code blames the request or asks to come again, rather than telling of a fault of the service.
-func unfaulty(r *reply) bool {
-	return !r.lost && r.broken == "" && r.code != codes.Internal && r.code != codes.Unknown && r.code != codes.DataLoss && codeNames[r.code] != ""
+// remove deletes a job, and says why it could not.
+func (r *runner) remove(ctx context.Context, j job) string {
+	if r.dead != "" {
+		return r.dead
+	}
+	var last reply
+	for range 3 {
+		last = r.patient(ctx, r.o.CallTimeout, func(ctx context.Context) reply { return r.d.delete(ctx, j) })
+		if last.ok() || last.code == codes.NotFound && !last.lost {
+			return ""
+		}
+		wait(ctx, 100*time.Millisecond)
+	}
+	return "its deletion gave " + last.got()
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/flyte-backend/flyte-backend/go/conformance"
+	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 )
 
 // TestRunMakesSubtests is Run as plugin authors call it.
@@ -33,6 +34,7 @@ type recorder struct {
 	ctx     context.Context
 	all     *[]string
 	verdict string
+	only    string // the one subtest that -run chooses; empty is all
 }
 
 func (r *recorder) Helper()                  {}
@@ -42,10 +44,25 @@ func (r *recorder) Error(...any)             { r.verdict = "failed" }
 func (r *recorder) Fatal(...any)             { r.verdict = "fatal" }
 func (r *recorder) Skip(...any)              { r.verdict = "skipped" }
 func (r *recorder) Run(name string, f func(*recorder)) bool {
+	if r.only != "" && name != r.only {
+		return true
+	}
 	sub := &recorder{ctx: r.ctx, verdict: "passed"}
 	f(sub)
 	*r.all = append(*r.all, name+" "+sub.verdict)
 	return true
+}
+
+// TestRunRunsWhatIsChosen: a subtest that go test's -run leaves out is not tried either.
+func TestRunRunsWhatIsChosen(t *testing.T) {
+	t.Parallel()
+	one, other := serve(t, conformance.GRPC, "")
+	var all []string
+	conformance.Run(&recorder{ctx: t.Context(), all: &all, only: "delete/twice/work@v1"}, options(one, other))
+	require.Equal(t, []string{"delete/twice/work@v1 passed"}, all)
+	one.store.mu.Lock()
+	defer one.store.mu.Unlock()
+	require.Len(t, one.store.jobs, 1)
 }
 
 // TestRunTellsLevelsApart: what a service must do fails the test, what it should do is logged, unless the options are strict.
@@ -144,6 +161,98 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestCleansUpAfterPanic: jobs are deleted also when the suite does not come to its end.
+func TestCleansUpAfterPanic(t *testing.T) {
+	t.Parallel()
+	one, other := serve(t, conformance.GRPC, "")
+	require.Panics(t, func() {
+		_, _ = conformance.Check(t.Context(), options(one, other), func(r conformance.Result) {
+			if r.Case == "create/gives-an-id" {
+				panic("the caller's own")
+			}
+		})
+	})
+	one.store.mu.Lock()
+	defer one.store.mu.Unlock()
+	require.NotEmpty(t, one.store.jobs)
+	for _, j := range one.store.jobs {
+		require.True(t, j.deleted)
+	}
+}
+
+// TestCleansUpSideBySide: a slow service is not left with what one deletion after the other would have no time for, nor is it
+// swamped with deletions.
+func TestCleansUpSideBySide(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range protocols {
+		one, other := serve(t, protocol, slowEnds)
+		o := options(one, other)
+		o.Run = regexp.MustCompile(`^load/creates$`)
+		report, err := conformance.Check(t.Context(), o, nil)
+		require.NoError(t, err)
+		require.Empty(t, report.Left)
+		require.Greater(t, one.deletesAtOnce.Load(), int32(1))
+		require.LessOrEqual(t, one.deletesAtOnce.Load(), int32(8))
+		one.store.mu.Lock()
+		for _, j := range one.store.jobs {
+			require.True(t, j.deleted)
+		}
+		one.store.mu.Unlock()
+	}
+}
+
+// TestInterruptedCreate: a create that is under way when the run is interrupted is waited for, since nothing else names its job.
+func TestInterruptedCreate(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range protocols {
+		one, other := serve(t, protocol, slowStart)
+		o := options(one, other)
+		o.Run = regexp.MustCompile(`^create/gives-an-id$`)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			for one.creating.Load() == 0 && ctx.Err() == nil {
+				time.Sleep(time.Millisecond)
+			}
+			cancel()
+		}()
+		report, err := conformance.Check(ctx, o, nil)
+		cancel()
+		require.NoError(t, err)
+		require.True(t, report.Interrupted)
+		require.Empty(t, report.Left)
+		one.store.mu.Lock()
+		require.Len(t, one.store.jobs, 1)
+		for _, j := range one.store.jobs {
+			require.True(t, j.deleted)
+		}
+		one.store.mu.Unlock()
+	}
+}
+
+// TestNoList: without a list, nothing can be tried, and why not stands with each case.
+func TestNoList(t *testing.T) {
+	t.Parallel()
+	one, other := serve(t, conformance.REST, "")
+	o := options(one, other)
+	o.Endpoint += "/elsewhere"
+	o.Run = regexp.MustCompile(`^create/gives-an-id$`)
+	report, err := conformance.Check(t.Context(), o, nil)
+	require.NoError(t, err)
+	require.Len(t, report.Results, 1)
+	require.Contains(t, report.Results[0].Reason, "the service gave no list of plugins: HTTP 404")
+}
+
+// TestReportIsFitForTerminals: what a service says cannot clear the screen, or turn the text around.
+func TestReportIsFitForTerminals(t *testing.T) {
+	t.Parallel()
+	one, other := serve(t, conformance.REST, unprintable)
+	o := options(one, other)
+	o.Run = regexp.MustCompile(`^create/gives-an-id$`)
+	report, err := conformance.Check(t.Context(), o, nil)
+	require.NoError(t, err)
+	require.Contains(t, texts(&report), `no \x1b[2Jjob \u202etoday`)
+}
+
 // TestLeftBehind: jobs that cannot be deleted are named, with why.
 func TestLeftBehind(t *testing.T) {
 	t.Parallel()
@@ -215,6 +324,10 @@ func TestWrongOptions(t *testing.T) {
 		"CertFile and KeyFile: open no-such":            func(o *conformance.Options) { o.Insecure, o.CertFile, o.KeyFile = false, "no-such", "no-such" },
 		"Options.JobTimeout is -1s; it cannot be":       func(o *conformance.Options) { o.JobTimeout = -time.Second },
 		"Options.Oversize (-1) and Options.Concurrency": func(o *conformance.Options) { o.Oversize = -1 },
+		"LongTemplate is of task type \"b\", and what is tried is \"a\"": func(o *conformance.Options) {
+			o.TaskType, o.LongTemplate = "a", &core.TaskTemplate{Type: "b"}
+		},
+		`no case for grpc has an id that matches "^nothing/"`: func(o *conformance.Options) { o.Run = regexp.MustCompile("^nothing/") },
 	} {
 		o := good
 		change(&o)
@@ -236,6 +349,8 @@ func TestSecretsOfHeadersStaySecret(t *testing.T) {
 		report, err := conformance.Check(t.Context(), o, nil)
 		require.NoError(t, err)
 		require.Equal(t, []string{"errors/no-secrets"}, failed(&report))
+		require.Contains(t, texts(&report), "(the value of header Authorization)")
+		require.NotContains(t, texts(&report), "my-own-credential")
 	}
 }
 

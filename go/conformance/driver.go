@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"google.golang.org/grpc/codes"
 
@@ -61,7 +62,8 @@ type call struct {
 	metadata  *admin.TaskExecutionMetadata
 	key       string
 	prefix    string
-	noVersion bool // over gRPC, leaves out the plugin version
+	noVersion bool   // over gRPC, leaves out the plugin version
+	with      string // what is unusual about it, for reports
 }
 
 // job is a job that was created, or one that was not.
@@ -120,8 +122,9 @@ type reply struct {
 	lost bool
 	// broken says why an answer of success cannot be read.
 	broken string
-	// retry is what the service asks for as a pause, as it wrote it.
+	// retry is what the service asks for as a pause, as it wrote it, and pause what that means.
 	retry    string
+	pause    time.Duration
 	hasRetry bool
 	badRetry bool
 
@@ -162,10 +165,17 @@ func (r *reply) got() string {
 	case r.code != codes.OK:
 		fmt.Fprintf(&b, "%s: %s", codeName(r.code), short(r.message))
 		if r.message == "" && len(r.body) > 0 {
-			b.WriteString("(no message; the body is " + short(string(r.body)) + ")")
+			b.WriteString(" (the body is " + short(string(r.body)) + ")")
+		}
+		if r.hasRetry {
+			fmt.Fprintf(&b, " (it asks for a pause of %s)", short(r.retry))
 		}
 	case r.state != nil:
-		fmt.Fprintf(&b, "OK, phase %q", r.state.phase)
+		if r.state.phase == "" {
+			b.WriteString("OK, no phase")
+		} else {
+			fmt.Fprintf(&b, "OK, phase %q", r.state.phase)
+		}
 		if r.state.message != "" {
 			fmt.Fprintf(&b, ", message %s", show(r.state.message))
 		}
@@ -177,6 +187,10 @@ func (r *reply) got() string {
 	return b.String()
 }
 
+func nothingCame(since time.Time) string {
+	return fmt.Sprintf("nothing came within %s", time.Since(since).Round(10*time.Millisecond))
+}
+
 // short cuts a text to what a report bears.
 func short(s string) string {
 	s = strings.ToValidUTF8(strings.TrimSpace(s), "\uFFFD")
@@ -186,7 +200,15 @@ func short(s string) string {
 	if runes := []rune(s); len(runes) > 300 {
 		s = string(runes[:300]) + "…"
 	}
-	return s
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
+			b.WriteRune(r)
+		} else { // it could clear the terminal, or turn what stands there around
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
 }
 
 // codeName writes a code as the contract does.

@@ -76,6 +76,7 @@ var faults = []struct{ fault, fails string }{
 	{"a phase of its own", "poll/phase-is-set"},
 	{"jobs never end", "poll/job-succeeds"},
 	{"outputs have another name", "poll/outputs-fit"},
+	{"outputs have another type", "poll/outputs-fit"},
 	{"results change", "poll/repeats batch/as-a-single-poll delete/leaves-others-alone restarts/result-stays grpc: watch/state-at-once"},
 	{"results change at a restart", "restarts/result-stays"},
 	{"unknown jobs run", "poll/unknown-job"},
@@ -310,7 +311,7 @@ func TestEveryCaseCanFail(t *testing.T) {
 func TestConformingServicePasses(t *testing.T) {
 	t.Parallel()
 	for _, protocol := range protocols {
-		for _, fault := range []string{"", "nothing optional"} {
+		for _, fault := range []string{"", bare, busy, longIDs, shortIDs} {
 			t.Run(string(protocol)+"/"+fault, func(t *testing.T) {
 				t.Parallel()
 				one, other := serve(t, protocol, fault)
@@ -330,10 +331,12 @@ func TestConformingServicePasses(t *testing.T) {
 					"metadata/serves-what-is-asked ", "versions/any-task-type-version picky v1", "versions/unlisted-task-type-version work v1", "errors/retry-after ",
 				}
 				for name, reason := range skipped {
-					optional := fault != "" && slices.Contains([]string{"batch", "watch", "logs", "metrics", "operations"}, strings.Split(name, "/")[0])
+					area := strings.Split(name, "/")[0]
+					optional := fault == bare && slices.Contains([]string{"batch", "watch", "logs", "metrics", "operations"}, area) ||
+						fault == shortIDs && (area == "batch" || strings.Contains(reason, "takes no id of 4096 bytes or more"))
 					require.True(t, optional || slices.Contains(allowed, name), "%s is skipped: %s", name, reason)
 				}
-				if fault != "" {
+				if fault == bare {
 					require.Greater(t, len(skipped), 10)
 				}
 				one.store.mu.Lock()
@@ -351,7 +354,7 @@ func TestConformingServicePasses(t *testing.T) {
 func TestReflectionOfEitherVersion(t *testing.T) {
 	t.Parallel()
 	for fault, want := range map[string]conformance.Outcome{
-		"": conformance.Passed, reflectionAlpha: conformance.Passed, "nothing optional": conformance.Skipped,
+		"": conformance.Passed, reflectionAlpha: conformance.Passed, bare: conformance.Skipped,
 	} {
 		one, other := serve(t, conformance.GRPC, fault)
 		o := options(one, other)
@@ -363,5 +366,28 @@ func TestReflectionOfEitherVersion(t *testing.T) {
 		if want == conformance.Skipped {
 			require.Contains(t, report.Results[0].Reason, "neither v1 nor v1alpha")
 		}
+	}
+}
+
+// TestBusyService: what a service has no capacity for is asked for again, also when it names no pause; one that refuses for good
+// is told of, with how often it was asked.
+func TestBusyService(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range protocols {
+		one, other := serve(t, protocol, overrun)
+		o := options(one, other)
+		o.Run = regexp.MustCompile(`^(metadata|delete)/`)
+		report, err := conformance.Check(t.Context(), o, nil)
+		require.NoError(t, err)
+		require.Empty(t, failed(&report), "%s", texts(&report))
+		require.Empty(t, report.Left)
+
+		one, other = serve(t, protocol, always)
+		o = options(one, other)
+		o.Run = regexp.MustCompile(`^metadata/lists-plugins$`)
+		report, err = conformance.Check(t.Context(), o, nil)
+		require.NoError(t, err)
+		require.Equal(t, []string{"metadata/lists-plugins"}, failed(&report))
+		require.Contains(t, texts(&report), ", 4 times, since the service had no capacity for it")
 	}
 }

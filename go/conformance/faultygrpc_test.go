@@ -42,12 +42,18 @@ func (f *faulty) serveGRPC(lis net.Listener) func() {
 	if f.is("unknown methods are a fault") {
 		opts = append(opts, grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return status.Error(codes.Internal, "no route") }))
 	}
-	s := grpc.NewServer(opts...)
 	o := &overGRPC{f: f}
+	opts = append(opts, grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		if e := f.full(); e != nil {
+			return nil, o.err(e)
+		}
+		return handle(ctx, req)
+	}))
+	s := grpc.NewServer(opts...)
 	service.RegisterAsyncAgentServiceServer(s, o)
 	service.RegisterSyncAgentServiceServer(s, o)
 	service.RegisterAgentMetadataServiceServer(s, o)
-	if !f.is("nothing optional") {
+	if !f.is(bare) {
 		flytebackendv1.RegisterBackendServiceServer(s, o)
 		h := health.NewServer()
 		if f.is("never healthy") {
@@ -122,6 +128,9 @@ func value(ctx context.Context, key string) string {
 
 func (o *overGRPC) err(e *ferr) error {
 	st := status.New(e.code, e.message)
+	if e.pause {
+		st, _ = st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Millisecond)})
+	}
 	if e.retry != "" {
 		st, _ = st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(-time.Second)})
 	}
@@ -226,7 +235,7 @@ func (o *overGRPC) GetTaskLogs(r *admin.GetTaskLogsRequest, stream service.Async
 func (f *faulty) logs(id string) (string, *ferr) {
 	known := f.store.with(id, func(*fjob) {})
 	switch {
-	case f.is("nothing optional"):
+	case f.is(bare):
 		return "", fail(codes.Unimplemented, "no logs")
 	case f.is("logs that are not there are UNKNOWN"):
 		return "", fail(codes.Unknown, "AttributeError")
@@ -242,7 +251,7 @@ func (f *faulty) logs(id string) (string, *ferr) {
 func (f *faulty) metrics(id string) (string, *ferr) {
 	known := f.store.with(id, func(*fjob) {})
 	switch {
-	case f.is("nothing optional"):
+	case f.is(bare):
 		return "", fail(codes.Unimplemented, "no metrics")
 	case f.is("metrics that are not there are UNKNOWN"):
 		return "", fail(codes.Unknown, "AttributeError")

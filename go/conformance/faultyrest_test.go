@@ -60,6 +60,9 @@ func (o overREST) fail(w http.ResponseWriter, e *ferr) {
 	if e.retry != "" {
 		w.Header().Set("Retry-After", "soon")
 	}
+	if e.pause {
+		w.Header().Set("Retry-After", "0")
+	}
 	if status == 404 && o.f.is("errors in HTML") {
 		w.Header().Set("Content-Type", "text/html")
 		w.WriteHeader(status)
@@ -93,6 +96,10 @@ func (o overREST) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		o.fail(w, fail(codes.Internal, "ValueError: embedded null byte"))
 		return
 	}
+	if e := f.full(); e != nil {
+		o.fail(w, e)
+		return
+	}
 	switch r.URL.Path {
 	case "/plugins/v1":
 		if o.method(w, r, "GET") {
@@ -101,7 +108,7 @@ func (o overREST) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case "/healthz", "/readyz":
 		switch {
-		case f.is("nothing optional"):
+		case f.is(bare):
 			o.unknownPath(w)
 		case f.is(r.URL.Path + " is broken"):
 			_, _ = io.WriteString(w, "up")
@@ -110,7 +117,7 @@ func (o overREST) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	case "/metrics":
-		if f.is("nothing optional") {
+		if f.is(bare) {
 			o.unknownPath(w)
 			return
 		}
@@ -122,7 +129,7 @@ func (o overREST) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case "/openapi.json":
 		switch {
-		case f.is("nothing optional"):
+		case f.is(bare):
 			o.unknownPath(w)
 		case f.is("/openapi.json is broken"):
 			o.answer(w, 200, object{"openapi": "3.1.0"})
@@ -149,11 +156,15 @@ func (o overREST) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	known := []string{"poll", "delete", "execute", "logs", "metrics"}
-	if !slices.Contains(known, parts[2]) || parts[2] == "poll" && f.is("nothing optional") {
+	if !slices.Contains(known, parts[2]) || parts[2] == "poll" && f.is(bare) {
 		o.unknownPath(w)
 		return
 	}
 	if !o.method(w, r, "POST") {
+		return
+	}
+	if f.is(shortIDs) && (parts[2] == "poll" || parts[2] == "delete") {
+		o.fail(w, fail(codes.Unimplemented, "there is nothing that this could be about"))
 		return
 	}
 	switch parts[2] {
@@ -223,6 +234,10 @@ func (o overREST) body(w http.ResponseWriter, r *http.Request) (map[string]json.
 		f.die()
 	}
 	if err != nil {
+		return nil, nil, false
+	}
+	if len(raw) > 8<<20 {
+		o.fail(w, fail(codes.ResourceExhausted, "too large"))
 		return nil, nil, false
 	}
 	has := func(s string) bool { return bytes.Contains(raw, []byte(s)) }

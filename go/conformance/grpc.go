@@ -133,12 +133,16 @@ func (d *grpcDriver) do(ctx context.Context, sent, version, key string, call fun
 	st := status.Convert(err)
 	r.code, r.message = st.Code(), st.Message()
 	r.lost = !answered.Load() || ctx.Err() != nil && (r.code == codes.DeadlineExceeded || r.code == codes.Canceled)
+	if r.lost && r.code == codes.DeadlineExceeded {
+		r.message = nothingCame(begin)
+	}
 	for _, detail := range st.Proto().GetDetails() {
 		r.details += string(detail.GetValue()) + "\n"
 	}
 	for _, detail := range st.Details() {
 		if info, ok := detail.(*errdetails.RetryInfo); ok {
 			r.hasRetry, r.retry = true, info.GetRetryDelay().String()
+			r.pause = info.GetRetryDelay().AsDuration()
 			r.badRetry = info.GetRetryDelay() == nil || info.GetRetryDelay().CheckValid() != nil || info.GetRetryDelay().AsDuration() < 0
 		}
 	}
@@ -206,18 +210,23 @@ func createRequest(c call) *admin.CreateTaskRequest {
 
 func (c *call) says(method string) string {
 	s := fmt.Sprintf("%s for task type %q", method, c.template.GetType())
+	if v := c.template.GetTaskTypeVersion(); v != 0 {
+		s += fmt.Sprintf(" in task type version %d", v)
+	}
 	if c.key != "" {
 		s += " with key " + short(c.key)
+	} else {
+		s += " without a key"
 	}
-	return s
+	return s + c.with
 }
 
 func (d *grpcDriver) create(ctx context.Context, c call) reply {
-	version := c.plugin.version
+	version, names := c.plugin.version, " naming plugin version "+c.plugin.version
 	if c.noVersion {
-		version = ""
+		version, names = "", " naming no plugin version"
 	}
-	return d.do(ctx, c.says("CreateTask"), version, c.key, func(ctx context.Context, r *reply) error {
+	return d.do(ctx, c.says("CreateTask"+names), version, c.key, func(ctx context.Context, r *reply) error {
 		res, err := service.NewAsyncAgentServiceClient(d.cc).CreateTask(ctx, createRequest(c))
 		r.id = res.GetResourceMeta()
 		return err
@@ -229,7 +238,7 @@ func category(p plugin) *admin.TaskCategory {
 }
 
 func (d *grpcDriver) get(ctx context.Context, j job) reply {
-	return d.do(ctx, "GetTask("+j.show()+")", j.plugin.version, "", func(ctx context.Context, r *reply) error {
+	return d.do(ctx, "GetTask("+j.show()+") of "+j.plugin.String(), j.plugin.version, "", func(ctx context.Context, r *reply) error {
 		res, err := service.NewAsyncAgentServiceClient(d.cc).GetTask(ctx, &admin.GetTaskRequest{
 			TaskType: j.plugin.taskType, TaskCategory: category(j.plugin), ResourceMeta: j.id, OutputPrefix: j.prefix,
 		})
@@ -261,7 +270,7 @@ func (r *reply) setResource(res *admin.Resource) {
 }
 
 func (d *grpcDriver) delete(ctx context.Context, j job) reply {
-	return d.do(ctx, "DeleteTask("+j.show()+")", j.plugin.version, "", func(ctx context.Context, _ *reply) error {
+	return d.do(ctx, "DeleteTask("+j.show()+") of "+j.plugin.String(), j.plugin.version, "", func(ctx context.Context, _ *reply) error {
 		_, err := service.NewAsyncAgentServiceClient(d.cc).DeleteTask(ctx, &admin.DeleteTaskRequest{
 			TaskType: j.plugin.taskType, TaskCategory: category(j.plugin), ResourceMeta: j.id,
 		})
@@ -280,7 +289,7 @@ func inputsPart(inputs *core.LiteralMap) *admin.ExecuteTaskSyncRequest {
 }
 
 func (d *grpcDriver) execute(ctx context.Context, c call) reply {
-	return d.stream(ctx, c, c.says("ExecuteTaskSync"), header(c), inputsPart(c.inputs))
+	return d.stream(ctx, c, c.says("ExecuteTaskSync naming plugin version "+c.plugin.version), header(c), inputsPart(c.inputs))
 }
 
 // stream makes a synchronous call of the parts.
@@ -366,7 +375,7 @@ func resultOf(res *flytebackendv1.TaskResult) reply {
 }
 
 func (d *grpcDriver) logs(ctx context.Context, j job, lines uint64, token string) reply {
-	return d.do(ctx, "GetTaskLogs("+j.show()+")", j.plugin.version, "", func(ctx context.Context, r *reply) error {
+	return d.do(ctx, "GetTaskLogs("+j.show()+") of "+j.plugin.String(), j.plugin.version, "", func(ctx context.Context, r *reply) error {
 		stream, err := service.NewAsyncAgentServiceClient(d.cc).GetTaskLogs(ctx, &admin.GetTaskLogsRequest{
 			TaskType: j.plugin.taskType, TaskCategory: category(j.plugin), ResourceMeta: j.id, Lines: lines, Token: token,
 		})
@@ -395,7 +404,7 @@ func (d *grpcDriver) logs(ctx context.Context, j job, lines uint64, token string
 }
 
 func (d *grpcDriver) metrics(ctx context.Context, j job, queries []string) reply {
-	return d.do(ctx, "GetTaskMetrics("+j.show()+")", j.plugin.version, "", func(ctx context.Context, r *reply) error {
+	return d.do(ctx, "GetTaskMetrics("+j.show()+") of "+j.plugin.String(), j.plugin.version, "", func(ctx context.Context, r *reply) error {
 		res, err := service.NewAsyncAgentServiceClient(d.cc).GetTaskMetrics(ctx, &admin.GetTaskMetricsRequest{
 			TaskType: j.plugin.taskType, TaskCategory: category(j.plugin), ResourceMeta: j.id, Queries: queries,
 			StartTime: timestamppb.New(time.Now().Add(-time.Hour)), EndTime: timestamppb.Now(), Step: durationpb.New(time.Minute),

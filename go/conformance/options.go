@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,6 +90,11 @@ type Options struct {
 	Concurrency int
 }
 
+// runs says that a case is of this run.
+func (o *Options) runs(c *Case) bool {
+	return slices.Contains(c.Protocols, o.Protocol) && (o.Run == nil || o.Run.MatchString(c.ID))
+}
+
 // withDefaults checks the options and fills in what is not said.
 func (o Options) withDefaults() (Options, error) {
 	if o.Protocol == "" {
@@ -120,6 +126,14 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.TaskType == "" {
 		o.TaskType = o.Template.GetType()
+	}
+	for name, t := range map[string]*core.TaskTemplate{"LongTemplate": o.LongTemplate, "FailingTemplate": o.FailingTemplate} {
+		if t.GetType() != "" && o.TaskType != "" && t.GetType() != o.TaskType {
+			return o, fmt.Errorf("conformance: Options.%s is of task type %q, and what is tried is %q; a run is about one of them", name, t.GetType(), o.TaskType)
+		}
+	}
+	if o.Run != nil && !slices.ContainsFunc(suite, func(c Case) bool { return o.runs(&c) }) {
+		return o, fmt.Errorf("conformance: no case for %s has an id that matches %q; docs/conformance.md lists them", o.Protocol, o.Run)
 	}
 	for _, d := range []struct {
 		name  string

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -85,8 +86,15 @@ func (d *restDriver) do(ctx context.Context, q request) reply {
 			body = io.MultiReader(body) // a reader whose length net/http cannot know
 		}
 	}
+	begin := time.Now()
 	lost := func(err error) reply {
+		if of := (*url.Error)(nil); errors.As(err, &of) {
+			err = of.Err // its URL is no help
+		}
 		r.lost, r.code, r.message = true, codes.Unavailable, err.Error()
+		if errors.Is(err, context.DeadlineExceeded) {
+			r.message = nothingCame(begin)
+		}
 		return r
 	}
 	req, err := http.NewRequestWithContext(ctx, q.method, d.base+"/", body)
@@ -107,7 +115,7 @@ func (d *restDriver) do(ctx context.Context, q request) reply {
 			req.Header.Set(k, v)
 		}
 	}
-	begin := time.Now()
+	begin = time.Now()
 	res, err := d.client.Do(req)
 	if err != nil {
 		return lost(err)
@@ -142,8 +150,8 @@ var statusesOf = map[codes.Code][]int{
 func (r *reply) judge() {
 	if v, ok := r.header["Retry-After"]; ok {
 		r.hasRetry, r.retry = true, strings.Join(v, ", ")
-		_, err := strconv.ParseUint(r.retry, 10, 32)
-		r.badRetry = err != nil
+		seconds, err := strconv.ParseUint(r.retry, 10, 32)
+		r.pause, r.badRetry = time.Duration(seconds)*time.Second, err != nil
 	}
 	if r.status == http.StatusOK {
 		return
@@ -176,7 +184,11 @@ func (r *reply) read(into any) bool {
 		return false
 	}
 	if err := json.Unmarshal(r.body, into); err != nil {
-		r.broken = fmt.Sprintf("the body is no such JSON (%v): %s", err, short(string(r.body)))
+		why := err.Error()
+		if kind := (*json.UnmarshalTypeError)(nil); errors.As(err, &kind) {
+			why = fmt.Sprintf("%s is of the wrong kind, %s", kind.Field, kind.Value)
+		}
+		r.broken = fmt.Sprintf("the body is no such JSON as api/openapi.yaml says (%s): %s", why, short(string(r.body)))
 		return false
 	}
 	return true
@@ -472,4 +484,13 @@ func (d *restDriver) metrics(ctx context.Context, j job, queries []string) reply
 // page gets one of the service's own pages.
 func (d *restDriver) page(ctx context.Context, path string) reply {
 	return d.do(ctx, request{method: http.MethodGet, path: path})
+}
+
+// target is a path below the endpoint's own.
+func (d *restDriver) target(path string) string {
+	u, err := url.Parse(d.base)
+	if err != nil {
+		return path
+	}
+	return strings.TrimSuffix(u.Path, "/") + path
 }

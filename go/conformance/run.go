@@ -17,19 +17,21 @@ type TestingT[T any] interface {
 	Skip(args ...any)
 }
 
-// Run checks a service and makes each case a subtest of t, called after the case and, for cases that are tried with each
-// plugin, the plugin. It blocks until all that it made is deleted. A case that a service should pass and does not is logged,
-// and fails only with Options.Strict.
+// Run checks a service, each case in a subtest of t, which is called after the case and, for cases that are tried with each plugin,
+// the plugin: go test's -run chooses among them. It blocks until all that it made is deleted. A case that a service should pass
+// and does not is logged, and fails only with Options.Strict.
 func Run[T TestingT[T]](t T, o Options) {
 	t.Helper()
-	report, err := Check(t.Context(), o, func(r Result) {
-		name := r.Case
-		if r.Plugin != "" {
-			name += "/" + strings.ReplaceAll(r.Plugin, " ", "@")
+	report, err := check(t.Context(), o, func(named *Result, run func() *Result) {
+		name := named.Case
+		if named.Plugin != "" {
+			name += "/" + strings.ReplaceAll(named.Plugin, " ", "@")
 		}
 		t.Run(name, func(t T) {
 			t.Helper()
-			switch {
+			switch r := run(); {
+			case r == nil:
+				t.Error("the run was interrupted")
 			case r.Outcome == Skipped:
 				t.Skip(r.Reason)
 			case r.Outcome == Failed && r.Level == Should && !o.Strict:

@@ -121,7 +121,7 @@ def test_service_that_runs(jobs: dict[str, Any], flyte_backend_serve: Any) -> No
         ((PLUGIN,), {"program": "true"}, "true gave no report: is it the program flyte-backend"),
         ((PLUGIN,), {"inputs": {"x": 1}, "task_type": None}, "needs a template, or a task_type"),
         ((PLUGIN,), {"inputs": {"x": b"1"}}, "an input of type bytes cannot be given"),
-        ((PLUGIN,), {"run": "no-such-case"}, "no case was tried"),
+        ((PLUGIN,), {"run": "no-such-case"}, "has an id that matches"),
         ((PLUGIN,), {"run": "("}, "--run"),
         (("no_such_module",), {}, "(?s)the service did not start: .*no_such_module"),
     ],

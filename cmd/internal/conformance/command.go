@@ -9,8 +9,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,6 +42,9 @@ type options struct {
 	jobTimeout              time.Duration
 	output, junit           string
 }
+
+// oneSignal is how long another signal counts as the same one: some shells and timeout(1) send a signal twice at once.
+const oneSignal = 300 * time.Millisecond
 
 // New makes the command.
 func New() *cobra.Command {
@@ -98,14 +103,26 @@ func (o *options) check(cmd *cobra.Command) error {
 	}
 	var show shower = silent{}
 	if o.output == "text" {
-		show = newText(cmd.OutOrStdout(), cmd.ErrOrStderr())
+		show = newText(cmd.OutOrStdout(), cmd.ErrOrStderr(), casesOf(&suite))
 	}
+	defer context.AfterFunc(cmd.Context(), func() {
+		if isTerminal(cmd.ErrOrStderr()) {
+			_, _ = fmt.Fprintln(cmd.ErrOrStderr())
+		}
+		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "interrupted; the jobs that were made are being deleted, and once more does not wait for that")
+		time.AfterFunc(oneSignal, func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })
+	})()
 	report, err := conformance.Check(cmd.Context(), suite, show.result)
 	show.end()
+	if err != nil && junit != nil {
+		err = errors.Join(err, writeJUnit(junit, nothingRan(err))) // a file that is empty is what CI servers stumble over
+	}
 	var wrong *conformance.OptionsError
 	switch {
 	case errors.As(err, &wrong):
 		return exit.BadInputf("%w", err)
+	case err != nil && cmd.Context().Err() != nil:
+		return &exit.Error{Code: exit.Aborted, Err: errors.New("interrupted before the service answered")}
 	case errors.Is(err, conformance.ErrNoService):
 		return exit.Hint(exit.BadInputf("%w", err), "start the service, and look at --endpoint, --protocol and --insecure")
 	case err != nil:
@@ -128,11 +145,19 @@ func (o *options) check(cmd *cobra.Command) error {
 	case report.Interrupted:
 		return &exit.Error{Code: exit.Aborted, Err: errors.New("interrupted before the last case")}
 	case report.Count(conformance.Passed, "")+report.Count(conformance.Failed, "") == 0:
-		return exit.Hint(exit.BadInputf("no case was tried: all %d were skipped, or none matches --run", len(report.Results)), "docs/conformance.md lists the cases")
+		return exit.Hint(exit.BadInputf("no case was tried: all %d were skipped", len(report.Results)), "the reasons say what to give")
 	case !report.Conforms():
 		return &exit.Error{Code: exit.Failed, Err: fmt.Errorf("the service at %s does not conform", report.Endpoint)}
 	}
 	return nil
+}
+
+// nothingRan is the report of a run that never began.
+func nothingRan(err error) *conformance.Report {
+	return &conformance.Report{Results: []conformance.Result{{
+		Case: "service/answers", Area: "service", Level: conformance.Must, Purpose: "The service can be checked.", Outcome: conformance.Failed,
+		Problems: []conformance.Problem{{Sent: "a call for the list of plugins", Got: err.Error(), Due: "a service that answers", Contract: "docs/conformance.md"}},
+	}}}
 }
 
 // options turns flags into the suite's options.

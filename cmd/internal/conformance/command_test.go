@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -208,14 +209,54 @@ func TestConformanceBadInput(t *testing.T) {
 		"no service answers there":               {"--endpoint", "127.0.0.1:1", "--insecure", "--timeout", "1s"},
 		"is no URL; REST takes http://host:port": {"--endpoint", "http://127.0.0.1:1", "--insecure", "--replica", "127.0.0.1:2"},
 		"unknown flag: --templat":                {"--templat", "x"},
+		"for grpc has an id that matches":        {"--endpoint", "127.0.0.1:1", "--insecure", "--run", "^nothing/"},
 	} {
 		_, said, code := run(t, append([]string{"conformance"}, args...)...)
 		require.Equal(t, 2, code, "%s: %s", want, said)
 		require.Contains(t, said, want)
 	}
-	_, said, code := checked(t, nil, "--run", "^nothing/")
+	out, said, code := checked(t, nil, "--run", "^delete/in-mid-job$")
 	require.Equal(t, 2, code)
-	require.Contains(t, said, "no case was tried")
+	require.Contains(t, said, "no case was tried: all 1 were skipped")
+	require.Contains(t, out, "Nothing was tried.")
+	require.NotContains(t, out, "conform")
+}
+
+// TestConformanceOfSomethingElse: what speaks otherwise is told so at once, and in the file for the CI server as well.
+func TestConformanceOfSomethingElse(t *testing.T) {
+	t.Parallel()
+	overGRPC, overREST := backendtest.New(), backendtest.New()
+	overREST.REST = true
+	for _, b := range []*backendtest.Backend{overGRPC, overREST} {
+		require.NoError(t, b.Start())
+		t.Cleanup(b.Kill)
+	}
+	_, address, ok := strings.Cut(overREST.Endpoint(), "://")
+	require.True(t, ok)
+	for _, row := range []struct {
+		want string
+		args []string
+	}{
+		{"speaks no HTTP/1.1; is it gRPC?", []string{"--endpoint", "http://" + overGRPC.Endpoint(), "--insecure"}},
+		{"speaks no HTTP/2; is it REST?", []string{"--endpoint", address, "--insecure"}},
+		{"speaks no TLS", []string{"--endpoint", overGRPC.Endpoint()}},
+		{"speaks no TLS", []string{"--endpoint", "https://" + address}},
+	} {
+		file := filepath.Join(t.TempDir(), "report.xml")
+		begin := time.Now()
+		out, said, code := run(t, append([]string{"conformance", "--timeout", "20s", "--junit", file}, row.args...)...)
+		require.Equal(t, 2, code, "%s%s", out, said)
+		require.Contains(t, said, row.want)
+		require.Less(t, time.Since(begin), 10*time.Second, "a service that never comes is waited for in vain")
+		raw, err := os.ReadFile(file)
+		require.NoError(t, err)
+		var junit struct {
+			Failures int `xml:"failures,attr"`
+		}
+		require.NoError(t, xml.Unmarshal(raw, &junit), "%s", raw)
+		require.Equal(t, 1, junit.Failures)
+		require.Contains(t, string(raw), row.want)
+	}
 }
 
 // TestConformanceInterrupted: Ctrl-C ends the run, deletes what it made, and the exit code is 3.
@@ -227,16 +268,65 @@ func TestConformanceInterrupted(t *testing.T) {
 	t.Cleanup(b.Kill)
 	cmd := start(t, "conformance", "--endpoint", b.Endpoint(), "--insecure", "--template", template, "--input", "limit=3", "--input", "ending=gen", "--run", "^poll/job-succeeds$")
 	var out strings.Builder
-	cmd.Stdout = &out
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &said
 	require.NoError(t, cmd.Start())
 	require.Eventually(t, func() bool { return b.Calls(backendtest.Get) > 2 }, limit, 5*time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 3, cmd.ProcessState.ExitCode())
 	require.Contains(t, out.String(), "The run was interrupted.")
+	require.Contains(t, said.String(), "interrupted; the jobs that were made are being deleted, and once more does not wait for that\n")
 	for _, j := range b.Jobs() {
 		require.Positive(t, j.Deletes)
 	}
+}
+
+// TestConformanceInterruptedTwice: a second Ctrl-C does not wait for deletions that take for ever, nor does the first one for a
+// service that is not there.
+func TestConformanceInterruptedTwice(t *testing.T) {
+	t.Parallel()
+	b := backendtest.New(backendtest.Plugin{TaskType: "sqlite"})
+	b.Script() // a job that never ends
+	require.NoError(t, b.Start())
+	t.Cleanup(b.Kill)
+	t.Cleanup(b.Hold(backendtest.Delete))
+	cmd := start(t, "conformance", "--endpoint", b.Endpoint(), "--insecure", "--template", template, "--input", "limit=3", "--input", "ending=gen", "--run", "^poll/job-succeeds$", "--timeout", "50s")
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return b.Calls(backendtest.Get) > 2 }, limit, 5*time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+	require.Eventually(t, func() bool { return b.Calls(backendtest.Delete) > 0 }, limit, 5*time.Millisecond)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for again := true; again; {
+		select {
+		case err := <-ended:
+			require.Error(t, err)
+			again = false
+		case <-time.After(100 * time.Millisecond): // one that comes too soon counts as the first one
+			_ = cmd.Process.Signal(syscall.SIGINT)
+		}
+	}
+	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	require.True(t, ok)
+	require.Equal(t, syscall.SIGINT, status.Signal())
+
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer silent.Close()
+	cmd = start(t, "conformance", "--endpoint", silent.Addr().String(), "--insecure", "--timeout", "50s")
+	said, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	conn, err := silent.Accept()
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+	text, err := io.ReadAll(said)
+	require.NoError(t, err)
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 3, cmd.ProcessState.ExitCode(), "%s", text)
+	require.Contains(t, string(text), "interrupted before the service answered")
 }
 
 // TestConformanceRestarts: --restart-command is what restarts the service; it may leave the service running behind it.
@@ -252,20 +342,21 @@ func TestConformanceRestarts(t *testing.T) {
 	require.NoError(t, os.WriteFile(restart, []byte(fmt.Sprintf(`set -e
 cd %q
 if [ -e pid ]; then kill -9 $(cat pid); fi
+while (exec 3<>/dev/tcp/%s) 2>/dev/null; do sleep 0.01; done # it still has the port for a moment
 %s=1 %q serve --insecure --listen %s --dir jobs &
 echo $! >pid
-`, dir, asCommand, os.Args[0], address)), 0o600))
+`, dir, strings.Replace(address, ":", "/", 1), asCommand, os.Args[0], address)), 0o600))
 	t.Cleanup(func() {
 		_ = exec.Command("sh", "-c", "kill -9 $(cat "+filepath.Join(dir, "pid")+")").Run()
 	})
-	require.NoError(t, exec.CommandContext(t.Context(), "sh", "-c", "sh "+restart+" >/dev/null 2>&1").Run())
+	require.NoError(t, exec.CommandContext(t.Context(), "sh", "-c", "bash "+restart+" >/dev/null 2>&1").Run())
 	out, said, code := run(t, "conformance", "--endpoint", address, "--insecure", "--template", template, "--input", "limit=3", "--input", "ending=gen",
-		"--restart-command", "sh "+restart, "--run", "^restarts/")
+		"--restart-command", "bash "+restart, "--run", "^restarts/")
 	require.Equal(t, 0, code, "%s%s", out, said)
 	require.Contains(t, out, "✓ in-mid-job (sqlite v1)")
-	out, _, _ = run(t, "conformance", "--endpoint", address, "--insecure", "--template", template, "--input", "limit=3", "--input", "ending=gen",
+	out, said, _ = run(t, "conformance", "--endpoint", address, "--insecure", "--template", template, "--input", "limit=3", "--input", "ending=gen",
 		"--restart-command", "echo no way; exit 7", "--run", "^(metadata/lists-plugins|restarts/same-list)$")
-	require.Contains(t, out, "– same-list: the service could not be restarted: --restart-command: exit status 7: no way")
+	require.Contains(t, out, "– same-list: the service could not be restarted: --restart-command: exit status 7: no way", said)
 }
 
 // TestConformanceOverREST: the protocol is that of the address.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/term"
@@ -29,16 +30,29 @@ type text struct {
 	out  io.Writer
 	live io.Writer // where progress is drawn; nil when that is no terminal
 	area string
-	done int
 	tint bool
+	// cases are the ids that are to come, in their order.
+	cases []string
 }
 
-func newText(out, log io.Writer) *text {
-	t := &text{out: out, tint: isTerminal(out) && os.Getenv("NO_COLOR") == ""}
+func newText(out, log io.Writer, cases []string) *text {
+	t := &text{out: out, tint: isTerminal(out) && os.Getenv("NO_COLOR") == "", cases: cases}
 	if isTerminal(log) {
 		t.live = log
+		_, _ = io.WriteString(log, "waiting for the service …")
 	}
 	return t
+}
+
+// casesOf are the ids of the cases that the options choose.
+func casesOf(o *conformance.Options) []string {
+	var out []string
+	for _, c := range conformance.Cases() {
+		if slices.Contains(c.Protocols, o.Protocol) && (o.Run == nil || o.Run.MatchString(c.ID)) {
+			out = append(out, c.ID)
+		}
+	}
+	return out
 }
 
 func isTerminal(w io.Writer) bool {
@@ -77,9 +91,14 @@ func (t *text) result(r conformance.Result) {
 	default:
 		t.say("  %s %s\n", mark, name)
 	}
-	t.done++
-	if t.live != nil {
-		_, _ = fmt.Fprintf(t.live, "\r%d done, %d kinds of case in all …", t.done, len(conformance.Cases()))
+	if t.live == nil {
+		return
+	}
+	// The case may go on with another plugin; if it does not, it is the next one that takes its time now.
+	if done := slices.Index(t.cases, r.Case) + 1; done < len(t.cases) {
+		_, _ = fmt.Fprintf(t.live, "\r%d of %d cases; next is %s …", done, len(t.cases), t.cases[done])
+	} else {
+		_, _ = io.WriteString(t.live, "\rdeleting the jobs that were made …")
 	}
 }
 
@@ -107,6 +126,8 @@ func writeSummary(w io.Writer, report *conformance.Report) error {
 		b.WriteString("The run was interrupted.\n")
 	case report.Conforms():
 		b.WriteString("The service conforms.\n")
+	case report.Count(conformance.Passed, "")+report.Count(conformance.Failed, "") == 0:
+		b.WriteString("Nothing was tried.\n")
 	default:
 		b.WriteString("The service does not conform.\n")
 	}
