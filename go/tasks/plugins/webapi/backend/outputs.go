@@ -2,16 +2,20 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/ioutils"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/webapi"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/compiler/validators"
+	"github.com/flyteorg/flyte/flytestdlib/storage"
 )
 
 // writeOutputs hands a succeeded job's outputs to propeller: those of the answer, or the files at the output prefix, among
@@ -35,9 +39,20 @@ func writeOutputs(ctx context.Context, sCtx webapi.StatusContext, meta resourceM
 					meta.deployment, tmpl.GetId().GetName(), wrong),
 			}, nil
 		}
+		// Propeller would write them, and the tasks that take them could not read what it wrote.
+		if size, limit := int64(proto.Size(job.Outputs)), storage.GetConfig().Limits.GetLimitMegabytes<<20; limit > 0 && size > limit {
+			return &core.ExecutionError{
+				Code: CodeOutputsTooLarge, Kind: core.ExecutionError_USER,
+				Message: fmt.Sprintf("the outputs of the job at backend deployment %q have %d bytes, and propeller reads at most %d (storage.limits.maxDownloadMBs): "+
+					"a job puts large data beside its outputs, and a reference into them", meta.deployment, size, limit),
+			}, nil
+		}
 		return nil, sCtx.OutputWriter().Put(ctx, ioutils.NewInMemoryOutputReader(job.Outputs, nil, nil))
 	}
 	exists, err := reader.Exists(ctx)
+	if errors.Is(err, ioutils.ErrRemoteFileExceedsMaxSize) {
+		return nil, sCtx.OutputWriter().Put(ctx, reader) // propeller looks again, and fails the task
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot look for outputs at %s: %w", sCtx.OutputWriter().GetOutputPath(), err)
 	}

@@ -155,6 +155,7 @@ func checkExecuted(deployment string, job *client.Job, err error) error {
 		if !job.Terminal() {
 			return contractError(config.CallExecute, deployment, fmt.Sprintf("a synchronous task ended in phase %s", job.Phase))
 		}
+		bounded(job)
 		return nil
 	}
 	if e := client.AsError(err); e.Code == codes.DeadlineExceeded && !e.FromService {
@@ -226,7 +227,7 @@ func (p plugin) poll(ctx context.Context, meta resourceMeta, t *task) (*client.J
 		e.Code = codes.DataLoss // no answer of the same service will be better
 		return nil, e
 	}
-	return job, nil
+	return bounded(job), nil
 }
 
 // hopeless says that polling again cannot help: the service answered, and its answer is about this job.

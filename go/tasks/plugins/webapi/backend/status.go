@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/ioutils"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/webapi"
 )
 
@@ -32,6 +34,8 @@ const (
 	CodeOutputsMissing = codePrefix + "OutputsMissing"
 	// CodeOutputsMismatch: the job's outputs do not fit the interface.
 	CodeOutputsMismatch = codePrefix + "OutputsMismatch"
+	// CodeOutputsTooLarge is propeller's code for a file of outputs that is too large to be read.
+	CodeOutputsTooLarge = "OutputSizeExceeded"
 	// CodeStateDamaged: the file in which a sub-task of a map keeps its job cannot be read.
 	CodeStateDamaged = codePrefix + "StateDamaged"
 	// CodeBadTemplate: the task template cannot be run at all.
@@ -138,7 +142,9 @@ func jobFailure(ctx context.Context, sCtx webapi.StatusContext, meta resourceMet
 			e.Kind = f.Origin
 		}
 		retry = retry || f.Recoverable
-	} else if written, recoverable, err := readErrorFile(ctx, sCtx); err != nil {
+	} else if written, recoverable, err := readErrorFile(ctx, sCtx); errors.Is(err, ioutils.ErrRemoteFileExceedsMaxSize) {
+		e.Message = strings.TrimPrefix(fmt.Sprintf("%s; the error that the job wrote is not shown: %v", e.GetMessage(), err), "; ")
+	} else if err != nil {
 		return pluginscore.PhaseInfoUndefined, err
 	} else if written != nil {
 		if written.GetTimestamp() == nil {
@@ -169,6 +175,7 @@ func polledToDeath(e *client.Error, meta resourceMeta, job *client.Job) pluginsc
 
 // failed makes a failure. cleanup has propeller abort the task all the same, so that the job is deleted.
 func failed(e *core.ExecutionError, retry, cleanup bool, info *pluginscore.TaskInfo) pluginscore.PhaseInfo {
+	e = boundedError(e)
 	if !cleanup {
 		phase := pluginscore.PhasePermanentFailure
 		if retry {
