@@ -53,11 +53,14 @@ func (r *router) Handle(ctx context.Context, tCtx pluginscore.TaskExecutionConte
 	if err != nil {
 		return pluginscore.UnknownTransition, fmt.Errorf("cannot read the task template: %w", err)
 	}
-	leave, err := r.gate.enter(ctx, tmpl.GetType())
-	if err != nil {
-		return pluginscore.UnknownTransition, err
+	trns, err := r.handle(ctx, tCtx, tmpl)
+	if err == nil && isNews(tCtx, trns.Info()) {
+		r.gate.pass(ctx, tmpl.GetType())
 	}
-	defer leave()
+	return trns, err
+}
+
+func (r *router) handle(ctx context.Context, tCtx pluginscore.TaskExecutionContext, tmpl *core.TaskTemplate) (pluginscore.Transition, error) {
 	if tmpl.GetType() == "" {
 		return pluginscore.DoTransition(failed(&core.ExecutionError{
 			Code: CodeBadTemplate, Kind: core.ExecutionError_USER,
@@ -240,10 +243,8 @@ func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecuti
 	trns, err := r.machinery.Handle(ctx, inner)
 	switch {
 	case h.pending:
-		if own.env.Mode == client.Sync {
-			next.Since = 0 // the service has taken the call: what fails from now on is a new failure
-		}
-		return r.report(ctx, tCtx, own, next, next.Since != own.env.Since, r.underWay(own))
+		// A synchronous call that has begun is no success yet: what is cut off every time would be run again for ever.
+		return r.report(ctx, tCtx, own, next, false, r.underWay(own))
 	case h.err != nil:
 		return r.createFailed(ctx, tCtx, own, next, asCallError(h.err))
 	case err != nil:
@@ -255,9 +256,9 @@ func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecuti
 		// The machinery cannot go on from the end of a task. A sub-task has to, when ArrayNode loses the round.
 		next.Inner, next.InnerVersion = inner.state.written, inner.state.newVersion
 	}
-	if (!inner.state.changed || own.task.wasRecalled()) && !own.fresh && !own.task.polledOnce() {
-		// The machinery says "job submitted" until a first poll, also after a restart in mid-task. What is recorded is
-		// newer than that.
+	if (!inner.state.changed || own.task.wasRecalled()) && !own.fresh && !h.told && !trns.Info().Phase().IsTerminal() {
+		// The machinery says "job submitted" until it has a first poll, also after a restart in mid-task. What is recorded
+		// is newer than that.
 		return r.repeat(ctx, tCtx, own, next)
 	}
 	return r.report(ctx, tCtx, own, next, inner.state.changed, trns.Info())
@@ -301,7 +302,9 @@ func (r *router) backingOff(own owner) (pluginscore.PhaseInfo, bool) {
 // createFailed decides by the error's class whether the task waits or its attempt fails.
 func (r *router) createFailed(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner, next envelope, e *client.Error) (pluginscore.Transition, error) {
 	cfg, now := r.s.config().Create, time.Now()
-	logger.Warnf(ctx, "task %s: %v", own.task.id, e)
+	if !own.task.waitsFor(e) { // or thousands of tasks would tell the same every few seconds
+		logger.Warnf(ctx, "task %s: %v", own.task.id, e)
+	}
 	if mx := r.s.mx.Load(); mx != nil {
 		mx.createFailures.WithLabelValues(own.env.Deployment, e.Class.String()).Inc()
 	}
@@ -332,16 +335,7 @@ func waitingFor(e *client.Error) string { return "waiting to create the job: " +
 
 // unchanged is the phase that was recorded, without anything to show.
 func unchanged(env *envelope) pluginscore.PhaseInfo {
-	switch env.Phase {
-	case pluginscore.PhaseRunning:
-		return pluginscore.PhaseInfoRunning(0, nil)
-	case pluginscore.PhaseInitializing:
-		return pluginscore.PhaseInfoInitializing(0, "", nil)
-	case pluginscore.PhaseWaitingForResources:
-		return pluginscore.PhaseInfoWaitingForResourcesInfo(0, "", nil)
-	default:
-		return pluginscore.PhaseInfoQueued(time.Now(), 0, "")
-	}
+	return ongoing(env.Phase, "", &pluginscore.TaskInfo{})
 }
 
 // wakeIn has propeller look at the task after a pause, unless that is to happen sooner already: rounds that come for other

@@ -293,33 +293,44 @@ func (s shortNamed) GetProperties() pluginscore.PluginProperties {
 func TestGateLetsOneFirst(t *testing.T) {
 	t.Parallel()
 	g := newGate()
-	leave, err := g.enter(t.Context(), "t")
-	require.NoError(t, err)
+	first := time.Now()
+	g.pass(t.Context(), "t")
 	var wg sync.WaitGroup
 	in := make(chan time.Time, 10)
 	for range 10 {
 		wg.Go(func() {
-			l, err := g.enter(t.Context(), "t")
-			if err == nil {
-				in <- time.Now()
-				l()
-			}
+			g.pass(t.Context(), "t")
+			in <- time.Now()
 		})
 	}
-	other, err := g.enter(t.Context(), "another type")
-	require.NoError(t, err)
-	other()
+	g.pass(t.Context(), "another type")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = g.enter(ctx, "t")
-	require.ErrorIs(t, err, context.Canceled)
-	require.Empty(t, in)
-	left := time.Now()
-	leave()
+	g.pass(ctx, "t") // propeller ends
 	wg.Wait()
-	require.Len(t, in, 10)
-	require.GreaterOrEqual(t, (<-in).Sub(left), gateHold)
+	for range 10 {
+		require.GreaterOrEqual(t, (<-in).Sub(first), gateHold)
+	}
 }
+
+// TestPanicInACall ends the call and nothing else: calls run where a panic would end the process.
+func TestPanicInACall(t *testing.T) {
+	t.Parallel()
+	p := &pool{timeout: func(*config.Deployment, string) time.Duration { return time.Minute }, metrics: func() *metrics { return nil }}
+	conn := &connection{client: nil}
+	d := &deployment{name: "d", cfg: &config.Deployment{Endpoint: "e"}, conn: conn, pool: p}
+	_, err := d.Get(t.Context(), client.JobRef{})
+	require.Equal(t, codes.Canceled, client.AsError(err).Code, "there is no connection")
+	conn.client = panicking{}
+	_, err = d.Get(t.Context(), client.JobRef{})
+	require.Equal(t, client.SystemError, client.AsError(err).Class)
+	require.ErrorContains(t, err, "oh no")
+	require.Zero(t, conn.calls)
+}
+
+type panicking struct{ client.Client }
+
+func (panicking) Get(context.Context, client.JobRef) (*client.Job, error) { panic("oh no") }
 
 func literalOf(s *core.Scalar) *core.Literal {
 	return &core.Literal{Value: &core.Literal_Scalar{Scalar: s}}
