@@ -3,6 +3,7 @@ package backend_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -198,4 +199,63 @@ func testHangingServiceHoldsUpNobodyElse(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// TestQuotasHoldUntilTheNextStart: propeller takes quotas at its start only, and a token goes back under the name it came from.
+func TestQuotasHoldUntilTheNextStart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *config.Config) { c.WebAPI.ResourceQuotas = map[string]int{"default": 3} })
+	changed := *w.cfg
+	changed.WebAPI.ResourceQuotas = nil
+	w.system.Apply(w.ctx, &changed)
+	require.Len(t, w.system.Machinery().ResourceQuotas, 1)
+}
+
+// TestNewsOfATypeAfterARestart: the first rounds after a restart tell nothing, and the first two that do must not go out at
+// once: propeller would make the type's metrics twice.
+func TestNewsOfATypeAfterARestart(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testNewsOfATypeAfterARestart)
+	t.Run(overREST, testNewsOfATypeAfterARestart)
+}
+
+func testNewsOfATypeAfterARestart(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("working")})
+	w := newWorld(t, nil, b)
+	runs := make([]*taskrunner.Run, 30)
+	for i := range runs {
+		runs[i] = w.start(taskrunner.Task{Template: template(myTask), Execution: fmt.Sprint("r", i)})
+		w.until(runs[i], pluginscore.PhaseRunning)
+	}
+	w.restart()
+	for _, run := range runs {
+		events := len(run.Events())
+		run.MoveTo(w.runner)
+		_, err := run.Round(w.ctx)
+		require.NoError(t, err)
+		require.Len(t, run.Events(), events)
+	}
+	time.Sleep(2 * backend.GateHold) // the rounds above are over by more than the gate holds
+	polls := map[string]int{}
+	for _, j := range b.Jobs() {
+		polls[j.ID] = j.Polls
+	}
+	b.SetJob("", succeeded(1))
+	eventually(t, "every job's end is known", func() bool {
+		return !slices.ContainsFunc(b.Jobs(), func(j backendtest.Job) bool { return j.Polls == polls[j.ID] })
+	})
+	begin, errs := make(chan struct{}), make(chan error, len(runs))
+	for _, run := range runs {
+		go func() {
+			<-begin
+			_, err := run.Wait(w.ctx)
+			errs <- err
+		}()
+	}
+	close(begin)
+	for range runs {
+		require.NoError(t, <-errs)
+	}
 }

@@ -577,3 +577,51 @@ func TestTaskInfoIsPropellers(t *testing.T) {
 	require.Equal(t, "log-0", info.ExternalResources[0].Logs[0].GetName())
 	require.Equal(t, "log", job.LogLinks[0].GetName())
 }
+
+// TestRetiredConnection: it is closed once, after the last call that is under way.
+func TestRetiredConnection(t *testing.T) {
+	t.Parallel()
+	closer := &closeCounter{}
+	c := &connection{client: panicking{}, closer: closer}
+	require.True(t, c.enter())
+	require.True(t, c.enter())
+	c.retire()
+	c.leave()
+	require.Zero(t, closer.n)
+	c.leave()
+	require.Equal(t, 1, closer.n)
+	require.False(t, c.enter())
+	c.retire()
+	c.close()
+	require.Equal(t, 1, closer.n)
+
+	idle := &connection{client: panicking{}, closer: closer}
+	idle.retire()
+	require.Equal(t, 2, closer.n)
+}
+
+type closeCounter struct{ n int }
+
+func (c *closeCounter) Close() error { c.n++; return nil }
+
+// TestSilentServiceHoldsAShare of the machinery's workers, until it answers again.
+func TestSilentServiceHoldsAShare(t *testing.T) {
+	t.Parallel()
+	c := &connection{}
+	late := &client.Error{Code: codes.DeadlineExceeded}
+	for range 100 {
+		require.Nil(t, c.beginPoll(100), "a service that answers may have all")
+	}
+	for range 100 {
+		c.endPoll(late)
+	}
+	for range 25 {
+		require.Nil(t, c.beginPoll(100))
+	}
+	require.Equal(t, late, c.beginPoll(100))
+	c.endPoll(&client.Error{Code: codes.DeadlineExceeded, FromService: true})
+	require.Nil(t, c.beginPoll(100), "an answer is an answer, whatever it says")
+	require.Nil(t, c.beginPoll(100))
+	c.endPoll(late)
+	require.NotNil(t, c.beginPoll(1))
+}
