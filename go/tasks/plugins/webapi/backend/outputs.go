@@ -93,7 +93,7 @@ func mismatch(declared map[string]*core.Variable, outputs map[string]*core.Liter
 		case !ok || l == nil:
 			wrong = append(wrong, fmt.Sprintf("%s is missing", name))
 		case !fits(l, want):
-			wrong = append(wrong, fmt.Sprintf("%s should be %s, but is %s", name, describeType(want), describeType(validators.LiteralTypeForLiteral(l))))
+			wrong = append(wrong, fmt.Sprintf("%s should be %s, but is %s", name, describeType(want), describeType(typeOf(l))))
 		}
 	}
 	for _, name := range names(outputs) {
@@ -138,9 +138,26 @@ func fits(l *core.Literal, want *core.LiteralType) bool {
 	return castable(l, want)
 }
 
-func castable(l *core.Literal, want *core.LiteralType) bool {
-	have := validators.LiteralTypeForLiteral(l)
-	return have != nil && want != nil && validators.AreTypesCastable(have, want)
+func castable(l *core.Literal, want *core.LiteralType) (ok bool) {
+	have := typeOf(l)
+	if have == nil || want == nil {
+		return false
+	}
+	defer noPanic(func() { ok = false })
+	return validators.AreTypesCastable(have, want)
+}
+
+// typeOf gives the type that a literal shows, or nil.
+func typeOf(l *core.Literal) (t *core.LiteralType) {
+	defer noPanic(func() { t = nil })
+	return validators.LiteralTypeForLiteral(l)
+}
+
+// noPanic is deferred round propeller's compiler, which panics at literals that hold nothing. The round would fail every time.
+func noPanic(instead func()) {
+	if recover() != nil {
+		instead()
+	}
 }
 
 // describeType names a type as people write it.

@@ -625,3 +625,45 @@ func TestSilentServiceHoldsAShare(t *testing.T) {
 	c.endPoll(late)
 	require.NotNil(t, c.beginPoll(1))
 }
+
+// TestLiteralsThatHoldNothing fit or do not, and never panic: a service's answer may hold any message.
+func TestLiteralsThatHoldNothing(t *testing.T) {
+	t.Parallel()
+	deep := &core.Literal{}
+	for range 5 {
+		deep = &core.Literal{Value: &core.Literal_Collection{Collection: &core.LiteralCollection{Literals: []*core.Literal{deep}}}}
+	}
+	literals := []*core.Literal{
+		nil, {}, deep,
+		{Value: &core.Literal_Scalar{}}, literalOf(&core.Scalar{}),
+		{Value: &core.Literal_Collection{}}, {Value: &core.Literal_Map{}},
+		{Value: &core.Literal_Collection{Collection: &core.LiteralCollection{Literals: []*core.Literal{nil, {}}}}},
+		{Value: &core.Literal_Map{Map: &core.LiteralMap{Literals: map[string]*core.Literal{"": nil, "a": {}}}}},
+		{Value: &core.Literal_OffloadedMetadata{}},
+		prim(nil), prim(&core.Primitive{}),
+		literalOf(&core.Scalar{Value: &core.Scalar_Blob{}}), literalOf(&core.Scalar{Value: &core.Scalar_Blob{Blob: &core.Blob{}}}),
+		literalOf(&core.Scalar{Value: &core.Scalar_Schema{}}), literalOf(&core.Scalar{Value: &core.Scalar_Schema{Schema: &core.Schema{}}}),
+		literalOf(&core.Scalar{Value: &core.Scalar_StructuredDataset{}}),
+		literalOf(&core.Scalar{Value: &core.Scalar_Union{}}), literalOf(&core.Scalar{Value: &core.Scalar_Union{Union: &core.Union{}}}),
+		literalOf(&core.Scalar{Value: &core.Scalar_Union{Union: &core.Union{Value: &core.Literal{}}}}),
+		literalOf(&core.Scalar{Value: &core.Scalar_NoneType{}}), literalOf(&core.Scalar{Value: &core.Scalar_Binary{}}),
+		literalOf(&core.Scalar{Value: &core.Scalar_Generic{}}), literalOf(&core.Scalar{Value: &core.Scalar_Error{}}),
+	}
+	types := []*core.LiteralType{
+		nil, {}, simple(core.SimpleType_INTEGER), simple(core.SimpleType_NONE), simple(99),
+		{Type: &core.LiteralType_CollectionType{}}, {Type: &core.LiteralType_MapValueType{}},
+		{Type: &core.LiteralType_CollectionType{CollectionType: &core.LiteralType{}}},
+		{Type: &core.LiteralType_UnionType{}}, {Type: &core.LiteralType_UnionType{UnionType: &core.UnionType{Variants: []*core.LiteralType{nil, {}}}}},
+		{Type: &core.LiteralType_EnumType{}}, {Type: &core.LiteralType_Blob{}}, {Type: &core.LiteralType_Blob{Blob: &core.BlobType{}}},
+		{Type: &core.LiteralType_Schema{}}, {Type: &core.LiteralType_Schema{Schema: &core.SchemaType{}}},
+		{Type: &core.LiteralType_StructuredDatasetType{}},
+		{Type: &core.LiteralType_StructuredDatasetType{StructuredDatasetType: &core.StructuredDatasetType{}}},
+	}
+	for i, l := range literals {
+		for j, typ := range types {
+			require.NotPanics(t, func() {
+				mismatch(map[string]*core.Variable{"o": {Type: typ}}, map[string]*core.Literal{"o": l})
+			}, "literal %d, type %d", i, j)
+		}
+	}
+}
