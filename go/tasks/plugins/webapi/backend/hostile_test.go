@@ -224,3 +224,118 @@ func textLiteral(s string) *core.Literal {
 		Primitive: &core.Primitive{Value: &core.Primitive_StringValue{StringValue: s}},
 	}}}}
 }
+
+// TestFaultUnknownJob: a job that its service does not know is an explicit failure, and the next attempt makes a new one.
+func TestFaultUnknownJob(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultUnknownJob)
+	t.Run(overREST, testFaultUnknownJob)
+}
+
+func testFaultUnknownJob(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: succeeded(1)})
+	b.Fail(backendtest.Get, 1, status.Error(codes.NotFound, "no such run"))
+	w := newWorld(t, nil, b)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	out := w.finish(run)
+	require.True(t, out.Succeeded)
+	require.Equal(t, 1, out.SystemFailures)
+	require.Len(t, b.Jobs(), 2)
+}
+
+// TestFaultOversizedJobID: etcd must not be filled by a service.
+func TestFaultOversizedJobID(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultOversizedJobID)
+	t.Run(overREST, testFaultOversizedJobID)
+}
+
+func testFaultOversizedJobID(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.JobPrefix = strings.Repeat("x", 64<<10)
+	require.NoError(t, b.Start())
+	t.Cleanup(b.Kill)
+	w := newWorld(t, nil, b)
+	out := w.finish(w.start(taskrunner.Task{Template: template(myTask)}))
+	require.Equal(t, "Backend/Internal", out.Error.GetCode())
+	require.Regexp(t, "job id (has|of) 65537 bytes[,;] 1 to 65536 are due", out.Error.GetMessage(), "the plugin, or the SDK's own service, says so")
+}
+
+// TestFaultOversizedAnswer: an answer over the limit fails the task with the size and the key to change.
+func TestFaultOversizedAnswer(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultOversizedAnswer)
+	t.Run(overREST, testFaultOversizedAnswer)
+}
+
+func testFaultOversizedAnswer(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	big := running(strings.Repeat("x", 1<<17))
+	b.Script(backendtest.Step{Resource: big})
+	w := newWorld(t, func(c *config.Config) {
+		c.Deployments["default"].MaxMessageSizeBytes = 64 << 10
+	}, b)
+	out := w.finish(w.start(taskrunner.Task{Template: template(myTask)}))
+	require.False(t, out.Succeeded)
+	require.Equal(t, 1, out.Attempts)
+	require.Contains(t, out.Error.GetMessage(), "65536")
+	require.Contains(t, out.Error.GetMessage(), "plugins.backend.deployments.default.maxMessageSizeBytes")
+}
+
+// TestFaultConnectionsThatBreak: calls that end without an answer cost a task nothing, and make no second job.
+func TestFaultConnectionsThatBreak(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultConnectionsThatBreak)
+	t.Run(overREST, testFaultConnectionsThatBreak)
+}
+
+func testFaultConnectionsThatBreak(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("working")})
+	w := newWorld(t, nil, b)
+	b.Drop(backendtest.Create, 3)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
+	require.NoError(t, err)
+	b.Drop(backendtest.Get, -1)
+	eventually(t, "the outage is shown", func() bool {
+		_, err := run.Round(w.ctx)
+		require.NoError(t, err)
+		return containsAny(reasons(run.Events()), "cannot be polled since")
+	})
+	b.Heal(backendtest.Get)
+	b.SetJob("", succeeded(1))
+	out := w.finish(run)
+	require.True(t, out.Succeeded, "%v", out.Error)
+	require.Equal(t, 1, out.Attempts)
+	require.Len(t, b.Jobs(), 1)
+}
+
+// TestFaultAnswersThatMeanNothing: one to a create fails the attempt as the system's, since nobody knows the job; one to a
+// poll is an outage.
+func TestFaultAnswersThatMeanNothing(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testFaultAnswersThatMeanNothing)
+	t.Run(overREST, testFaultAnswersThatMeanNothing)
+}
+
+func testFaultAnswersThatMeanNothing(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: succeeded(1)})
+	w := newWorld(t, nil, b)
+	b.Garble(backendtest.Create, 1)
+	b.Garble(backendtest.Get, 1)
+	run := w.start(taskrunner.Task{Template: template(myTask)})
+	out := w.finish(run)
+	require.True(t, out.Succeeded, "%v", out.Error)
+	require.Equal(t, 1, out.SystemFailures)
+	require.Equal(t, "Backend/Internal", firstError(run.Events()).GetCode())
+	require.Len(t, b.Jobs(), 2)
+	require.Equal(t, 2, b.Calls(backendtest.Get))
+}
