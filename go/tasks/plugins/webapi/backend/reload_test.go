@@ -2,10 +2,12 @@ package backend_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -204,4 +206,34 @@ func testDeploymentRemovedFromConfiguration(t *testing.T) {
 	w.system.Apply(t.Context(), w.cfg)
 	b.SetJob("", succeeded(1))
 	require.True(t, w.finish(run).Succeeded)
+}
+
+// TestGaugesOfARemovedDeployment are gone: at their latest value they would page somebody until propeller's next start.
+func TestGaugesOfARemovedDeployment(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testGaugesOfARemovedDeployment)
+	t.Run(overREST, testGaugesOfARemovedDeployment)
+}
+
+func testGaugesOfARemovedDeployment(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil, startBackend(t, backendtest.Plugin{TaskType: myTask}), startBackend(t))
+	ages := func() []string {
+		var out []string
+		families, err := prometheus.DefaultGatherer.Gather()
+		require.NoError(t, err)
+		for _, f := range families {
+			if f.GetName() == w.runner.Scope()+"backend:registry_age_seconds" {
+				for _, m := range f.GetMetric() {
+					out = append(out, m.GetLabel()[0].GetValue())
+				}
+			}
+		}
+		return out
+	}
+	eventually(t, "both have an age", func() bool { return len(ages()) == 2 })
+	without := *w.cfg
+	without.Deployments = map[string]*config.Deployment{"default": w.cfg.Deployments["default"]}
+	w.system.Apply(w.ctx, &without)
+	eventually(t, "one is left", func() bool { return slices.Equal(ages(), []string{"default"}) })
 }

@@ -98,3 +98,15 @@ func TestTaskInfoIsPropellers(t *testing.T) {
 	require.Equal(t, "log-0", info.ExternalResources[0].Logs[0].GetName())
 	require.Equal(t, "log", job.LogLinks[0].GetName())
 }
+
+// TestReloadWhileThePluginLoads: the file may change between the beginning of the load and its end.
+func TestReloadWhileThePluginLoads(t *testing.T) {
+	t.Parallel()
+	before, after := config.Default(), config.Default()
+	after.AcceptNewTasks = false
+	s := newSystem(before)
+	t.Cleanup(s.pool.close)
+	g := &registration{latest: after}
+	g.follow(t.Context(), s, before)
+	require.False(t, s.config().AcceptNewTasks)
+}
