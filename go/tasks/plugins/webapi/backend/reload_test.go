@@ -231,9 +231,9 @@ func testGaugesOfARemovedDeployment(t *testing.T) {
 		}
 		return out
 	}
-	eventually(t, "both have an age", func() bool { return len(ages()) == 2 })
+	require.Eventually(t, func() bool { return len(ages()) == 2 }, limit, 200*time.Millisecond) // gathering is work
 	without := *w.cfg
 	without.Deployments = map[string]*config.Deployment{"default": w.cfg.Deployments["default"]}
 	w.system.Apply(w.ctx, &without)
-	eventually(t, "one is left", func() bool { return slices.Equal(ages(), []string{"default"}) })
+	require.Eventually(t, func() bool { return slices.Equal(ages(), []string{"default"}) }, limit, 200*time.Millisecond)
 }
