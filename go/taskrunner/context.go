@@ -130,7 +130,10 @@ func (s stateWriter) PutTaskNodeState(state handler.TaskNodeState) error {
 
 type recorder struct{ run *Run }
 
-func (r recorder) RecordTaskEvent(_ context.Context, e *event.TaskExecutionEvent, _ *propellerconfig.EventConfig) error {
+func (r recorder) RecordTaskEvent(ctx context.Context, e *event.TaskExecutionEvent, cfg *propellerconfig.EventConfig) error {
+	if err := r.run.r.events.RecordTaskEvent(ctx, e, cfg); err != nil {
+		return err
+	}
 	r.run.record(e)
 	return nil
 }

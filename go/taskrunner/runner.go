@@ -10,10 +10,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/flyte-backend/flyte-backend/go/engine/cluster"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/event"
+	"github.com/flyteorg/flyte/flytepropeller/events"
 	propellerconfig "github.com/flyteorg/flyte/flytepropeller/pkg/controller/config"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/catalog"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/controller/nodes/task"
@@ -47,6 +52,7 @@ type Runner struct {
 	cluster *cluster.Cluster
 	handler *task.Handler
 	scope   promutils.Scope
+	events  events.TaskEventRecorder
 
 	mu    sync.Mutex
 	wakes map[string]chan struct{}
@@ -83,6 +89,7 @@ func New(ctx context.Context, opts Options) (*Runner, error) {
 			return nil, err
 		}
 	}
+	r.events = events.NewTaskEventRecorder(admin{}, scope.NewSubScope("events"), r.store)
 	r.handler, err = task.New(ctx, r.cluster.Client(), r.cluster.Clientset(), catalog.NOOPCatalog{},
 		&propellerconfig.EventConfig{RawOutputPolicy: propellerconfig.RawOutputPolicyReference}, "taskrunner", scope)
 	if err != nil {
@@ -134,3 +141,23 @@ func (s setup) EnqueueOwner() func(string) {
 }
 func (setup) OwnerKind() string               { return "FlyteWorkflow" }
 func (s setup) MetricsScope() promutils.Scope { return s.scope }
+
+// maxEvent is what a gRPC server such as flyteadmin's takes unless it is told otherwise.
+const maxEvent = 4 << 20
+
+// admin stands in for flyteadmin: it refuses what could not be sent there. A round with such an event fails, every time.
+type admin struct{}
+
+var _ events.EventSink = admin{}
+
+func (admin) Sink(_ context.Context, e protoadapt.MessageV1) error {
+	switch b, err := proto.Marshal(protoadapt.MessageV2Of(e)); {
+	case err != nil:
+		return status.Errorf(codes.Internal, "grpc: error while marshaling: %v", err)
+	case len(b) > maxEvent:
+		return status.Errorf(codes.ResourceExhausted, "received message larger than max (%d vs. %d)", len(b), maxEvent)
+	}
+	return nil
+}
+
+func (admin) Close() error { return nil }

@@ -90,6 +90,10 @@ When the file changes, deployments and routes apply without a restart. What is r
 propeller starts: turning the toggle on, ` + "`taskTypes` and `webApi`" + ` need a restart. Turning the toggle
 off in a running propeller sends new tasks to built-in plugins, while running ones finish where they are.
 
+A time limit holds from the next call on. A new address or new credentials make a new connection, and calls that are under way
+end on the old one; at a new address the deployment is asked for its task types anew, and until it has told them new tasks go
+where its routes, or else the other deployments and the built-in plugins, take them.
+
 A reload that is invalid changes nothing: the last valid configuration stays in force, the error is logged, and the metric
 ` + "`config_reload_errors`" + ` rises. Two things to know about the loader:
 

@@ -9,7 +9,7 @@ import (
 // take ten to be seen. What such a poll finds propeller is woken for, as for any other. A failure tells nothing: the
 // machinery's polls find out how long it lasts.
 func (p plugin) pollEarly(meta resourceMeta, t *task) {
-	first, interval := p.s.config().Poll.InitialInterval.Duration, p.s.config().WebAPI.Caching.ResyncInterval.Duration
+	first, interval := p.s.config().Poll.InitialInterval.Duration, p.s.webAPI.Caching.ResyncInterval.Duration
 	if first <= 0 {
 		return
 	}

@@ -98,10 +98,10 @@ func TestPollsWaitForTheService(t *testing.T) {
 	t.Parallel()
 	t.Run(overREST, func(t *testing.T) {
 		t.Parallel()
-		const pause = time.Second
+		const pause = 3 * time.Second
 		b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 		b.Script(backendtest.Step{Resource: running("working"), PollAfter: pause})
-		w := newWorld(t, early(100*time.Millisecond), b)
+		w := newWorld(t, early(500*time.Millisecond), b)
 		begin := time.Now()
 		run := w.start(taskrunner.Task{Template: template(myTask)})
 		eventually(t, "polled twice", func() bool {
@@ -109,7 +109,7 @@ func TestPollsWaitForTheService(t *testing.T) {
 			require.NoError(t, err)
 			return b.Calls(backendtest.Get) == 2
 		})
-		require.GreaterOrEqual(t, time.Since(begin), pause, "three early polls would have come before")
+		require.GreaterOrEqual(t, time.Since(begin), pause, "two early polls would have come before")
 		require.True(t, containsAny(reasons(run.Events()), "working"))
 		b.SetJob("", succeeded(1))
 		require.True(t, w.finish(run).Succeeded)

@@ -7,6 +7,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/registry"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/webapi"
 )
 
 // Configure sets what the next load of the plugin takes, and leaves loaded ones alone, so that tests can run side by side.
@@ -62,3 +63,9 @@ func HasJob(file []byte) bool {
 	s, err := decodeSaved(file)
 	return err == nil && s.standing == standingCreated
 }
+
+// GateHold is how long the gate holds the others of a task type back.
+const GateHold = gateHold
+
+// Machinery gives the machinery's settings.
+func (s *System) Machinery() webapi.PluginConfig { return plugin{s.s}.GetConfig() }

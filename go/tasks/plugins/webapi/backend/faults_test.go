@@ -4,6 +4,7 @@ package backend_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -399,121 +400,6 @@ func TestFaultSecretsInLogsAndEvents(t *testing.T) {
 		backend.MetaWithID("dapi-secret"), backend.MetaWithID("dapi-secret")), "secret")
 }
 
-// TestFaultUnknownJob: a job that its service does not know is an explicit failure, and the next attempt makes a new one.
-func TestFaultUnknownJob(t *testing.T) {
-	t.Parallel()
-	t.Run(overGRPC, testFaultUnknownJob)
-	t.Run(overREST, testFaultUnknownJob)
-}
-
-func testFaultUnknownJob(t *testing.T) {
-	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: succeeded(1)})
-	b.Fail(backendtest.Get, 1, status.Error(codes.NotFound, "no such run"))
-	w := newWorld(t, nil, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	out := w.finish(run)
-	require.True(t, out.Succeeded)
-	require.Equal(t, 1, out.SystemFailures)
-	require.Len(t, b.Jobs(), 2)
-}
-
-// TestFaultOversizedJobID: etcd must not be filled by a service.
-func TestFaultOversizedJobID(t *testing.T) {
-	t.Parallel()
-	t.Run(overGRPC, testFaultOversizedJobID)
-	t.Run(overREST, testFaultOversizedJobID)
-}
-
-func testFaultOversizedJobID(t *testing.T) {
-	t.Parallel()
-	b := newBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.JobPrefix = strings.Repeat("x", 64<<10)
-	require.NoError(t, b.Start())
-	t.Cleanup(b.Kill)
-	w := newWorld(t, nil, b)
-	out := w.finish(w.start(taskrunner.Task{Template: template(myTask)}))
-	require.Equal(t, "Backend/Internal", out.Error.GetCode())
-	require.Regexp(t, "job id (has|of) 65537 bytes[,;] 1 to 65536 are due", out.Error.GetMessage(), "the plugin, or the SDK's own service, says so")
-}
-
-// TestFaultOversizedAnswer: an answer over the limit fails the task with the size and the key to change.
-func TestFaultOversizedAnswer(t *testing.T) {
-	t.Parallel()
-	t.Run(overGRPC, testFaultOversizedAnswer)
-	t.Run(overREST, testFaultOversizedAnswer)
-}
-
-func testFaultOversizedAnswer(t *testing.T) {
-	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	big := running(strings.Repeat("x", 1<<17))
-	b.Script(backendtest.Step{Resource: big})
-	w := newWorld(t, func(c *config.Config) {
-		c.Deployments["default"].MaxMessageSizeBytes = 64 << 10
-	}, b)
-	out := w.finish(w.start(taskrunner.Task{Template: template(myTask)}))
-	require.False(t, out.Succeeded)
-	require.Equal(t, 1, out.Attempts)
-	require.Contains(t, out.Error.GetMessage(), "65536")
-	require.Contains(t, out.Error.GetMessage(), "plugins.backend.deployments.default.maxMessageSizeBytes")
-}
-
-// TestFaultConnectionsThatBreak: calls that end without an answer cost a task nothing, and make no second job.
-func TestFaultConnectionsThatBreak(t *testing.T) {
-	t.Parallel()
-	t.Run(overGRPC, testFaultConnectionsThatBreak)
-	t.Run(overREST, testFaultConnectionsThatBreak)
-}
-
-func testFaultConnectionsThatBreak(t *testing.T) {
-	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: running("working")})
-	w := newWorld(t, nil, b)
-	b.Drop(backendtest.Create, 3)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
-	require.NoError(t, err)
-	b.Drop(backendtest.Get, -1)
-	eventually(t, "the outage is shown", func() bool {
-		_, err := run.Round(w.ctx)
-		require.NoError(t, err)
-		return containsAny(reasons(run.Events()), "cannot be polled since")
-	})
-	b.Heal(backendtest.Get)
-	b.SetJob("", succeeded(1))
-	out := w.finish(run)
-	require.True(t, out.Succeeded, "%v", out.Error)
-	require.Equal(t, 1, out.Attempts)
-	require.Len(t, b.Jobs(), 1)
-}
-
-// TestFaultAnswersThatMeanNothing: one to a create fails the attempt as the system's, since nobody knows the job; one to a
-// poll is an outage.
-func TestFaultAnswersThatMeanNothing(t *testing.T) {
-	t.Parallel()
-	t.Run(overGRPC, testFaultAnswersThatMeanNothing)
-	t.Run(overREST, testFaultAnswersThatMeanNothing)
-}
-
-func testFaultAnswersThatMeanNothing(t *testing.T) {
-	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: succeeded(1)})
-	w := newWorld(t, nil, b)
-	b.Garble(backendtest.Create, 1)
-	b.Garble(backendtest.Get, 1)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	out := w.finish(run)
-	require.True(t, out.Succeeded, "%v", out.Error)
-	require.Equal(t, 1, out.SystemFailures)
-	require.Equal(t, "Backend/Internal", firstError(run.Events()).GetCode())
-	require.Len(t, b.Jobs(), 2)
-	require.Equal(t, 2, b.Calls(backendtest.Get))
-}
-
 // TestFaultConcurrentFirstUse: propeller's own metrics race must not cost a task anything.
 func TestFaultConcurrentFirstUse(t *testing.T) {
 	t.Parallel()
@@ -542,4 +428,120 @@ func testFaultConcurrentFirstUse(t *testing.T) {
 		require.NoError(t, <-errs)
 	}
 	require.Len(t, b.Jobs(), n)
+}
+
+// TestRestartDuringAnOutage: what propeller knows of a job it has not polled yet is the phase of before.
+func TestRestartDuringAnOutage(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testRestartDuringAnOutage)
+	t.Run(overREST, testRestartDuringAnOutage)
+}
+
+func testRestartDuringAnOutage(t *testing.T) {
+	t.Parallel()
+	b, w, run := runningTask(t, nil)
+	b.Fail(backendtest.Get, -1, status.Error(codes.Unavailable, "away"))
+	w.restart()
+	run.MoveTo(w.runner)
+	eventually(t, "the outage is shown", func() bool {
+		_, err := run.Round(w.ctx)
+		require.NoError(t, err)
+		return containsAny(reasons(run.Events()), "away")
+	})
+	require.Equal(t, []string{"QUEUED", "RUNNING"}, phases(run.Events()), "a task that runs is not queued again")
+	b.Heal(backendtest.Get)
+	b.SetJob("", succeeded(1))
+	require.True(t, w.finish(run).Succeeded)
+}
+
+// TestHangingServiceHoldsUpNobodyElse: polls that get no answer must not take every worker of the machinery.
+func TestHangingServiceHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	t.Run(overGRPC, testHangingServiceHoldsUpNobodyElse)
+	t.Run(overREST, testHangingServiceHoldsUpNobodyElse)
+}
+
+func testHangingServiceHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	const other = "other_task"
+	hanging := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	fine := startBackend(t, backendtest.Plugin{TaskType: other})
+	for _, b := range []*backendtest.Backend{hanging, fine} {
+		b.Script(backendtest.Step{Resource: running("working")})
+	}
+	w := newWorld(t, func(c *config.Config) { c.Deployments["default"].DefaultTimeout = duration(3 * time.Second) }, hanging, fine)
+	runs := make([]*taskrunner.Run, 60) // six for each worker
+	for i := range runs {
+		runs[i] = w.start(taskrunner.Task{Template: template(myTask), Execution: fmt.Sprint("hangs", i)})
+		w.until(runs[i], pluginscore.PhaseRunning)
+	}
+	run := w.start(taskrunner.Task{Template: template(other)})
+	w.until(run, pluginscore.PhaseRunning)
+	hanging.Hold(backendtest.Get)
+	before := hanging.Calls(backendtest.Get)
+	eventually(t, "its workers hang", func() bool { return hanging.Calls(backendtest.Get) > before })
+
+	polls, from := fine.Calls(backendtest.Get), time.Now()
+	eventually(t, "the other's task is polled", func() bool { return fine.Calls(backendtest.Get) >= polls+3 })
+	require.Less(t, time.Since(from), 30*time.Second, "three polls at an interval of 5s, and once a time limit of 3s")
+	eventually(t, "every task shows the outage", func() bool {
+		for _, r := range runs {
+			_, err := r.Round(w.ctx)
+			require.NoError(t, err)
+			if !containsAny(reasons(r.Events()), "cannot be polled since") {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// TestNewsOfATypeAfterARestart: the first rounds after a restart tell nothing, and the first two that do must not go out at
+// once: propeller would make the type's metrics twice.
+//
+// It runs by itself: a machine that gives the first of them no time for longer than the gate holds shows propeller's fault all the
+// same, by a panic that ends all tests.
+func TestNewsOfATypeAfterARestart(t *testing.T) {
+	t.Run(overGRPC, testNewsOfATypeAfterARestart)
+	t.Run(overREST, testNewsOfATypeAfterARestart)
+}
+
+func testNewsOfATypeAfterARestart(t *testing.T) {
+	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
+	b.Script(backendtest.Step{Resource: running("working")})
+	w := newWorld(t, nil, b)
+	runs := make([]*taskrunner.Run, 30)
+	for i := range runs {
+		runs[i] = w.start(taskrunner.Task{Template: template(myTask), Execution: fmt.Sprint("r", i)})
+		w.until(runs[i], pluginscore.PhaseRunning)
+	}
+	w.restart()
+	for _, run := range runs {
+		events := len(run.Events())
+		run.MoveTo(w.runner)
+		_, err := run.Round(w.ctx)
+		require.NoError(t, err)
+		require.Len(t, run.Events(), events)
+	}
+	time.Sleep(2 * backend.GateHold) // the rounds above are over by more than the gate holds
+	polls := map[string]int{}
+	for _, j := range b.Jobs() {
+		polls[j.ID] = j.Polls
+	}
+	b.SetJob("", succeeded(1))
+	eventually(t, "every job's end is known", func() bool {
+		return !slices.ContainsFunc(b.Jobs(), func(j backendtest.Job) bool { return j.Polls == polls[j.ID] })
+	})
+	begin, errs := make(chan struct{}), make(chan error, len(runs))
+	for _, run := range runs {
+		go func() {
+			<-begin
+			_, err := run.Wait(w.ctx)
+			errs <- err
+		}()
+	}
+	close(begin)
+	for range runs {
+		require.NoError(t, <-errs)
+	}
 }

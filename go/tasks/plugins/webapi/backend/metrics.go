@@ -69,6 +69,12 @@ func newMetrics(scope promutils.Scope) *metrics {
 	return m
 }
 
+// forget drops what stands at its latest value for ever once the deployment is not configured any more.
+func (m *metrics) forget(deployment string) {
+	m.registryAge.DeleteLabelValues(deployment)
+	m.pollFailuresInRow.DeleteLabelValues(deployment)
+}
+
 func (m *metrics) call(deployment, method string, took time.Duration, err error) {
 	if m == nil {
 		return

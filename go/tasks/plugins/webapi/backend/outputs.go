@@ -2,16 +2,20 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/ioutils"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/webapi"
 	"github.com/flyteorg/flyte/flytepropeller/pkg/compiler/validators"
+	"github.com/flyteorg/flyte/flytestdlib/storage"
 )
 
 // writeOutputs hands a succeeded job's outputs to propeller: those of the answer, or the files at the output prefix, among
@@ -35,9 +39,20 @@ func writeOutputs(ctx context.Context, sCtx webapi.StatusContext, meta resourceM
 					meta.deployment, tmpl.GetId().GetName(), wrong),
 			}, nil
 		}
+		// Propeller would write them, and the tasks that take them could not read what it wrote.
+		if size, limit := int64(proto.Size(job.Outputs)), storage.GetConfig().Limits.GetLimitMegabytes<<20; limit > 0 && size > limit {
+			return &core.ExecutionError{
+				Code: CodeOutputsTooLarge, Kind: core.ExecutionError_USER,
+				Message: fmt.Sprintf("the outputs of the job at backend deployment %q have %d bytes, and propeller reads at most %d (storage.limits.maxDownloadMBs): "+
+					"a job puts large data beside its outputs, and a reference into them", meta.deployment, size, limit),
+			}, nil
+		}
 		return nil, sCtx.OutputWriter().Put(ctx, ioutils.NewInMemoryOutputReader(job.Outputs, nil, nil))
 	}
 	exists, err := reader.Exists(ctx)
+	if errors.Is(err, ioutils.ErrRemoteFileExceedsMaxSize) {
+		return nil, sCtx.OutputWriter().Put(ctx, reader) // propeller looks again, and fails the task
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot look for outputs at %s: %w", sCtx.OutputWriter().GetOutputPath(), err)
 	}
@@ -78,7 +93,7 @@ func mismatch(declared map[string]*core.Variable, outputs map[string]*core.Liter
 		case !ok || l == nil:
 			wrong = append(wrong, fmt.Sprintf("%s is missing", name))
 		case !fits(l, want):
-			wrong = append(wrong, fmt.Sprintf("%s should be %s, but is %s", name, describeType(want), describeType(validators.LiteralTypeForLiteral(l))))
+			wrong = append(wrong, fmt.Sprintf("%s should be %s, but is %s", name, describeType(want), describeType(typeOf(l))))
 		}
 	}
 	for _, name := range names(outputs) {
@@ -123,9 +138,26 @@ func fits(l *core.Literal, want *core.LiteralType) bool {
 	return castable(l, want)
 }
 
-func castable(l *core.Literal, want *core.LiteralType) bool {
-	have := validators.LiteralTypeForLiteral(l)
-	return have != nil && want != nil && validators.AreTypesCastable(have, want)
+func castable(l *core.Literal, want *core.LiteralType) (ok bool) {
+	have := typeOf(l)
+	if have == nil || want == nil {
+		return false
+	}
+	defer noPanic(func() { ok = false })
+	return validators.AreTypesCastable(have, want)
+}
+
+// typeOf gives the type that a literal shows, or nil.
+func typeOf(l *core.Literal) (t *core.LiteralType) {
+	defer noPanic(func() { t = nil })
+	return validators.LiteralTypeForLiteral(l)
+}
+
+// noPanic is deferred round propeller's compiler, which panics at literals that hold nothing. The round would fail every time.
+func noPanic(instead func()) {
+	if recover() != nil {
+		instead()
+	}
 }
 
 // describeType names a type as people write it.

@@ -27,6 +27,8 @@ type handling struct {
 	// Set by Create: the call is still under way, or failed.
 	pending bool
 	err     error
+	// told is set by Status when it told how the job is.
+	told bool
 }
 
 // handlingOf finds the handling in what the machinery gives to the plugin.
@@ -50,7 +52,7 @@ type plugin struct{ s *system }
 var _ webapi.AsyncPlugin = plugin{}
 
 // GetConfig gives the machinery its settings.
-func (p plugin) GetConfig() webapi.PluginConfig { return machineryConfig(p.s.config().WebAPI) }
+func (p plugin) GetConfig() webapi.PluginConfig { return machineryConfig(p.s.webAPI) }
 
 // machineryConfig says the settings in the machinery's own words.
 func machineryConfig(c config.WebAPIConfig) webapi.PluginConfig {
@@ -73,7 +75,7 @@ func machineryConfig(c config.WebAPIConfig) webapi.PluginConfig {
 func (p plugin) ResourceRequirements(_ context.Context, tCtx webapi.TaskExecutionContextReader) (
 	pluginscore.ResourceNamespace, pluginscore.ResourceConstraintsSpec, error) {
 	if h, ok := handlingOf(tCtx); ok {
-		if _, has := p.s.config().WebAPI.ResourceQuotas[h.env.Deployment]; has {
+		if _, has := p.s.webAPI.ResourceQuotas[h.env.Deployment]; has {
 			return pluginscore.ResourceNamespace(h.env.Deployment), pluginscore.ResourceConstraintsSpec{}, nil
 		}
 	}
@@ -155,6 +157,7 @@ func checkExecuted(deployment string, job *client.Job, err error) error {
 		if !job.Terminal() {
 			return contractError(config.CallExecute, deployment, fmt.Sprintf("a synchronous task ended in phase %s", job.Phase))
 		}
+		bounded(job)
 		return nil
 	}
 	if e := client.AsError(err); e.Code == codes.DeadlineExceeded && !e.FromService {
@@ -194,7 +197,7 @@ func (p plugin) Get(ctx context.Context, gCtx webapi.GetContext) (webapi.Resourc
 	if job, resting := t.resting(asked); resting {
 		return resource{job}, nil
 	}
-	job, err := p.poll(ctx, meta, t)
+	job, err := p.pollShared(ctx, meta, t)
 	if mx := p.s.mx.Load(); mx != nil {
 		if err != nil {
 			mx.pollFailures.WithLabelValues(meta.deployment).Inc()
@@ -203,13 +206,27 @@ func (p plugin) Get(ctx context.Context, gCtx webapi.GetContext) (webapi.Resourc
 			mx.pollFailuresInRow.WithLabelValues(meta.deployment).Set(0)
 		}
 	}
-	if err != nil {
-		logger.Infof(ctx, "task %s: %v", t.id, err)
-	}
 	if t.polled(job, err, err != nil && hopeless(err), asked) {
+		if err != nil { // once for each outage: there may be thousands of tasks
+			logger.Infof(ctx, "task %s: %v", t.id, err)
+		}
 		p.s.wake(t)
 	}
 	return resource{job}, nil
+}
+
+// pollShared polls in one of the machinery's workers, unless the deployment holds its share of them already and answers none.
+func (p plugin) pollShared(ctx context.Context, meta resourceMeta, t *task) (*client.Job, *client.Error) {
+	d, err := p.s.pool.get(meta.deployment, config.CallGet)
+	if err != nil {
+		return nil, client.AsError(err)
+	}
+	if refused := d.conn.beginPoll(p.s.webAPI.Caching.Workers); refused != nil {
+		return nil, refused
+	}
+	job, failure := p.poll(ctx, meta, t)
+	d.conn.endPoll(failure)
+	return job, failure
 }
 
 func (p plugin) poll(ctx context.Context, meta resourceMeta, t *task) (*client.Job, *client.Error) {
@@ -226,7 +243,7 @@ func (p plugin) poll(ctx context.Context, meta resourceMeta, t *task) (*client.J
 		e.Code = codes.DataLoss // no answer of the same service will be better
 		return nil, e
 	}
-	return job, nil
+	return bounded(job), nil
 }
 
 // hopeless says that polling again cannot help: the service answered, and its answer is about this job.
@@ -278,14 +295,34 @@ func (p plugin) settle(ctx context.Context, dCtx webapi.DeleteContext) error {
 		return finish(ctx)
 	case <-wait.C:
 	}
-	id := h.task.id
 	go func() {
 		<-c.done
-		if err := finish(context.WithoutCancel(ctx)); err != nil {
-			logger.Errorf(ctx, "task %s was aborted while its job was being created, and the job cannot be deleted: %v", id, err)
-		}
+		p.insist(context.WithoutCancel(ctx), h.task.id, finish)
 	}()
 	return nil
+}
+
+// insist deletes a job that nobody else will delete, for as long as a task would wait for its creation.
+func (p plugin) insist(ctx context.Context, id identity, finish func(context.Context) error) {
+	for n, begin := 1, time.Now(); ; n++ {
+		err := finish(ctx)
+		if err == nil {
+			return
+		}
+		cfg := p.s.config().Create
+		if time.Since(begin) > cfg.Deadline.Duration {
+			logger.Errorf(ctx, "task %s was aborted while its job was being created, and the job cannot be deleted: %v", id, err)
+			return
+		}
+		pause := time.NewTimer(client.NextBackoff(n, cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration))
+		select {
+		case <-pause.C:
+		case <-p.s.ended:
+			pause.Stop()
+			logger.Errorf(ctx, "task %s was aborted while its job was being created, and propeller ends before the job could be deleted: %v", id, err)
+			return
+		}
+	}
 }
 
 func (p plugin) delete(ctx context.Context, meta resourceMeta) error {

@@ -142,16 +142,19 @@ func (g *registration) load(ctx context.Context, iCtx pluginscore.SetupContext) 
 	if err != nil {
 		return nil, err
 	}
-	g.follow(ctx, s)
+	g.follow(ctx, s, cfg)
 	go s.run(ctx)
 	return &router{s: s, machinery: machinery, builtIns: fallbacks, gate: newGate()}, nil
 }
 
-// follow has the system hear of configuration changes until ctx ends.
-func (g *registration) follow(ctx context.Context, s *system) {
+// follow has the system hear of configuration changes until ctx ends, also of one that came since cfg.
+func (g *registration) follow(ctx context.Context, s *system, cfg *config.Config) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.live = append(g.live, s)
+	if g.latest != cfg {
+		s.apply(ctx, g.latest)
+	}
 	context.AfterFunc(ctx, func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/flyte-backend/flyte-backend/go/client"
-	"github.com/flyte-backend/flyte-backend/go/registry"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
 	"github.com/flyteorg/flyte/flytestdlib/logger"
@@ -34,18 +33,6 @@ func (r *router) GetID() string { return ID }
 // GetProperties is empty: what a built-in plugin demands is met when it is called.
 func (r *router) GetProperties() pluginscore.PluginProperties { return pluginscore.PluginProperties{} }
 
-// owner is who a task belongs to.
-type owner struct {
-	key     string
-	builtIn *builtIn  // set for a built-in plugin's task
-	task    *task     // set otherwise
-	env     *envelope // set otherwise; its Deployment is empty while the task waits for one
-	phase   pluginscore.Phase
-	fresh   bool
-	kept    bool
-	held    bool // the task waited for a deployment before
-}
-
 // Handle runs one round of a task. It blocks for sync.inlineWait, reads from the data store, and for a sub-task of a map
 // writes to it, no longer.
 func (r *router) Handle(ctx context.Context, tCtx pluginscore.TaskExecutionContext) (pluginscore.Transition, error) {
@@ -53,11 +40,14 @@ func (r *router) Handle(ctx context.Context, tCtx pluginscore.TaskExecutionConte
 	if err != nil {
 		return pluginscore.UnknownTransition, fmt.Errorf("cannot read the task template: %w", err)
 	}
-	leave, err := r.gate.enter(ctx, tmpl.GetType())
-	if err != nil {
-		return pluginscore.UnknownTransition, err
+	trns, err := r.handle(ctx, tCtx, tmpl)
+	if err == nil && isNews(tCtx, trns.Info()) {
+		r.gate.pass(ctx, tmpl.GetType())
 	}
-	defer leave()
+	return trns, err
+}
+
+func (r *router) handle(ctx context.Context, tCtx pluginscore.TaskExecutionContext, tmpl *core.TaskTemplate) (pluginscore.Transition, error) {
 	if tmpl.GetType() == "" {
 		return pluginscore.DoTransition(failed(&core.ExecutionError{
 			Code: CodeBadTemplate, Kind: core.ExecutionError_USER,
@@ -82,150 +72,6 @@ func (r *router) Handle(ctx context.Context, tCtx pluginscore.TaskExecutionConte
 	return r.handleBackend(ctx, tCtx, own)
 }
 
-// ownerOf reads a task's owner from its state, or decides when it has none. Only Handle counts and remembers a decision.
-func (r *router) ownerOf(ctx context.Context, tCtx pluginscore.TaskExecutionContext, tmpl *core.TaskTemplate, deciding bool) (owner, error) {
-	rec, err := readRecord(tCtx)
-	id := identityOf(tCtx.TaskExecutionMetadata())
-	if err != nil {
-		return owner{}, fmt.Errorf("task %s: %w", id, err)
-	}
-	now := time.Now()
-	own := owner{key: id.key(), env: rec.env, phase: rec.phase, fresh: rec.fresh, kept: rec.kept}
-	t := r.s.tasks.touch(own.key, id, tCtx.TaskExecutionMetadata(), now)
-	if !own.kept {
-		if err := t.recall(ctx, tCtx, rec); err != nil {
-			return owner{}, fmt.Errorf("task %s: %w", id, err)
-		}
-	}
-	t.mu.Lock()
-	t.outputPrefix = tCtx.OutputWriter().GetOutputPrefixPath().String()
-	if !own.kept && t.memory != nil {
-		env := *t.memory
-		own.env = &env
-	}
-	if t.pin != nil && (own.env == nil && own.fresh || own.env != nil && own.env.Deployment == "") {
-		// Decided before, in a round that propeller has lost or had no reason to record.
-		own.env = t.pin.onto(own.env)
-	}
-	builtIn := t.builtIn
-	t.mu.Unlock()
-	own.task, own.held = t, own.env != nil
-
-	switch {
-	case own.env != nil && (own.env.Deployment != "" || !deciding):
-		return own, nil
-	case builtIn, own.env == nil && !own.fresh && own.kept:
-		// A recorded state that is not ours is a built-in plugin's, and then there is nothing to remember.
-		if !own.fresh && own.kept {
-			r.s.tasks.forget(own.key)
-		}
-		own.builtIn, own.task = r.builtIns.forType(tmpl.GetType()), nil
-		return own, nil
-	}
-	return r.decide(ctx, tmpl, id, own, deciding)
-}
-
-// decide finds an owner for a task that has none.
-func (r *router) decide(ctx context.Context, tmpl *core.TaskTemplate, id identity, own owner, deciding bool) (owner, error) {
-	env := own.env
-	if env == nil {
-		env = &envelope{}
-	}
-	d, how := r.choose(tmpl, id, env)
-	switch {
-	case how == reasonUnanswered:
-		own.env = env
-		return own, nil // waits without an owner
-	case d == nil:
-		own.builtIn, own.env = r.builtIns.forType(tmpl.GetType()), nil
-		if deciding {
-			if own.held {
-				if err := own.task.gaveUp(ctx); err != nil {
-					return owner{}, fmt.Errorf("task %s: %w", id, err)
-				}
-			}
-			own.task.mu.Lock()
-			own.task.builtIn, own.task.memory = true, nil
-			own.task.mu.Unlock()
-			logger.Infof(ctx, "task %s of type %q runs on built-in plugin %q: %s", id, tmpl.GetType(), own.builtIn.id, explanations[how])
-			Decided{Task: id.String(), TaskType: tmpl.GetType(), BuiltIn: own.builtIn.id, Why: explanations[how]}.tell()
-		}
-		own.task = nil
-	default:
-		choice := envelope{Deployment: d.Deployment, PluginVersion: d.PluginVersion, Mode: d.Mode}
-		own.env = choice.onto(env)
-		if deciding {
-			own.task.decided(choice)
-			logger.Infof(ctx, "task %s of type %q runs on backend deployment %q (plugin %s, %s): %s",
-				id, tmpl.GetType(), d.Deployment, d.PluginVersion, d.Mode, d.Reason)
-			Decided{Task: id.String(), TaskType: tmpl.GetType(), Deployment: d.Deployment, PluginVersion: d.PluginVersion, Why: d.Reason}.tell()
-		}
-	}
-	if deciding {
-		r.count(own, how)
-	}
-	return own, nil
-}
-
-// Why a task has the owner that it has; the values of the reason label of decisions_total.
-const (
-	reasonRoute        = "route"
-	reasonRegistered   = "registered"
-	reasonDrain        = "drain"
-	reasonUnregistered = "unregistered"
-	reasonUnanswered   = "unanswered"
-)
-
-// explanations say the reasons for a built-in plugin in words.
-var explanations = map[string]string{
-	reasonDrain:        "the backend plugin system takes no new tasks",
-	reasonUnregistered: "no backend plugin service has registered this task type",
-}
-
-func (r *router) count(own owner, how string) {
-	if mx := r.s.mx.Load(); mx != nil {
-		who := "backend"
-		switch {
-		case own.builtIn != nil:
-			who = "builtin"
-		case own.env.Deployment == "":
-			who = "held"
-		}
-		mx.decisions.WithLabelValues(who, how).Inc()
-	}
-}
-
-// choose applies the configuration and the registry to a task. No decision means the built-in plugin.
-func (r *router) choose(tmpl *core.TaskTemplate, id identity, env *envelope) (*registry.Decision, string) {
-	cfg, snap := r.s.config(), r.s.reg.Snapshot()
-	if !cfg.AcceptNewTasks || !cfg.Enabled {
-		return nil, reasonDrain
-	}
-	d, ok := snap.Resolve(registry.Query{
-		TaskType: tmpl.GetType(), TaskTypeVersion: tmpl.GetTaskTypeVersion(), Project: id.project, Domain: id.domain,
-	})
-	switch {
-	case ok && d.Routed:
-		return &d, reasonRoute
-	case ok:
-		return &d, reasonRegistered
-	case r.expected(tmpl.GetType()) && len(snap.Unanswered()) > 0 && since(env.Since, time.Now()) < cfg.Create.Deadline.Duration:
-		return nil, reasonUnanswered
-	}
-	return nil, reasonUnregistered
-}
-
-// expected says whether the operator told us to claim a type that no built-in plugin has: handing such a task to the
-// default plugin, because no service has answered yet, would run the wrong thing.
-func (r *router) expected(taskType string) bool {
-	for _, t := range r.s.config().TaskTypes {
-		if t == taskType {
-			return !r.builtIns.serves(taskType)
-		}
-	}
-	return false
-}
-
 // handleBackend runs a round of a task that a backend owns.
 func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner) (pluginscore.Transition, error) {
 	next := *own.env
@@ -240,10 +86,8 @@ func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecuti
 	trns, err := r.machinery.Handle(ctx, inner)
 	switch {
 	case h.pending:
-		if own.env.Mode == client.Sync {
-			next.Since = 0 // the service has taken the call: what fails from now on is a new failure
-		}
-		return r.report(ctx, tCtx, own, next, next.Since != own.env.Since, r.underWay(own))
+		// A synchronous call that has begun is no success yet: what is cut off every time would be run again for ever.
+		return r.report(ctx, tCtx, own, next, false, r.underWay(own))
 	case h.err != nil:
 		return r.createFailed(ctx, tCtx, own, next, asCallError(h.err))
 	case err != nil:
@@ -255,9 +99,9 @@ func (r *router) handleBackend(ctx context.Context, tCtx pluginscore.TaskExecuti
 		// The machinery cannot go on from the end of a task. A sub-task has to, when ArrayNode loses the round.
 		next.Inner, next.InnerVersion = inner.state.written, inner.state.newVersion
 	}
-	if (!inner.state.changed || own.task.wasRecalled()) && !own.fresh && !own.task.polledOnce() {
-		// The machinery says "job submitted" until a first poll, also after a restart in mid-task. What is recorded is
-		// newer than that.
+	if (!inner.state.changed || own.task.wasRecalled()) && !own.fresh && !h.told && !trns.Info().Phase().IsTerminal() {
+		// The machinery says "job submitted" until it has a first poll, also after a restart in mid-task. What is recorded
+		// is newer than that.
 		return r.repeat(ctx, tCtx, own, next)
 	}
 	return r.report(ctx, tCtx, own, next, inner.state.changed, trns.Info())
@@ -301,7 +145,9 @@ func (r *router) backingOff(own owner) (pluginscore.PhaseInfo, bool) {
 // createFailed decides by the error's class whether the task waits or its attempt fails.
 func (r *router) createFailed(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner, next envelope, e *client.Error) (pluginscore.Transition, error) {
 	cfg, now := r.s.config().Create, time.Now()
-	logger.Warnf(ctx, "task %s: %v", own.task.id, e)
+	if !own.task.waitsFor(e) { // or thousands of tasks would tell the same every few seconds
+		logger.Warnf(ctx, "task %s: %v", own.task.id, e)
+	}
 	if mx := r.s.mx.Load(); mx != nil {
 		mx.createFailures.WithLabelValues(own.env.Deployment, e.Class.String()).Inc()
 	}
@@ -330,20 +176,6 @@ func (r *router) createFailed(ctx context.Context, tCtx pluginscore.TaskExecutio
 
 func waitingFor(e *client.Error) string { return "waiting to create the job: " + e.Error() }
 
-// unchanged is the phase that was recorded, without anything to show.
-func unchanged(env *envelope) pluginscore.PhaseInfo {
-	switch env.Phase {
-	case pluginscore.PhaseRunning:
-		return pluginscore.PhaseInfoRunning(0, nil)
-	case pluginscore.PhaseInitializing:
-		return pluginscore.PhaseInfoInitializing(0, "", nil)
-	case pluginscore.PhaseWaitingForResources:
-		return pluginscore.PhaseInfoWaitingForResourcesInfo(0, "", nil)
-	default:
-		return pluginscore.PhaseInfoQueued(time.Now(), 0, "")
-	}
-}
-
 // wakeIn has propeller look at the task after a pause, unless that is to happen sooner already: rounds that come for other
 // reasons must not each leave a timer behind.
 func (r *router) wakeIn(t *task, pause time.Duration) {
@@ -355,65 +187,6 @@ func (r *router) wakeIn(t *task, pause time.Duration) {
 	}
 	t.wakeAt = now.Add(pause)
 	time.AfterFunc(pause, func() { r.s.enqueueOwner(t) })
-}
-
-// updateDamping stretches the time between two updates of one phase as they grow in number: propeller fails a task that
-// has had 100,000 of them (max-plugin-phase-versions).
-const updateDamping = 1000
-
-// report gives propeller the task's phase with the right version, and the state to keep. Propeller drops an event and the
-// state with it when phase and version are those of before, so a state that has to be kept must come with a new version,
-// and nothing else may. ArrayNode keeps neither version nor state, so a sub-task's version is 0 but in the one round that has
-// something to show.
-func (r *router) report(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner, next envelope, stateChanged bool, info pluginscore.PhaseInfo) (pluginscore.Transition, error) {
-	prev, now := own.env, time.Now()
-	next.Phase, next.Info, next.At = info.Phase(), fingerprint(info), now.Unix()
-	if !own.kept && !own.fresh && prev.Info == 0 {
-		prev.Info, prev.At = next.Info, next.At // an earlier process knew what was shown last; nothing is shown twice
-	}
-	interval := r.s.config().Poll.UpdateInterval.Duration * time.Duration(1+prev.Version/updateDamping)
-	switch {
-	case prev.Phase != next.Phase, own.fresh:
-		next.Version = 0
-	case own.kept && stateChanged, next.Info != prev.Info && since(prev.At, now) >= interval:
-		next.Version = prev.Version + 1
-	case stateChanged:
-		next.Info, next.At = prev.Info, prev.At
-	default:
-		next = *prev
-	}
-	if err := put(ctx, tCtx, own, next); err != nil {
-		return pluginscore.UnknownTransition, err
-	}
-	if !info.Phase().IsTerminal() {
-		// Not for a failure: WithVersion forgets that it is to be cleaned up.
-		info = info.WithVersion(next.Version)
-	}
-	return pluginscore.DoTransition(info), nil
-}
-
-// repeat reports what is recorded already, so that propeller records nothing and tells nobody.
-func (r *router) repeat(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner, next envelope) (pluginscore.Transition, error) {
-	if err := put(ctx, tCtx, own, next); err != nil {
-		return pluginscore.UnknownTransition, err
-	}
-	return pluginscore.DoTransition(unchanged(own.env).WithVersion(own.env.Version)), nil
-}
-
-// put keeps the envelope where the task's state belongs. It is written in every round: without that propeller replaces the
-// state's version by a phase version.
-func put(ctx context.Context, tCtx pluginscore.TaskExecutionContext, own owner, env envelope) error {
-	if !own.kept {
-		if err := own.task.keep(ctx, env); err != nil {
-			return fmt.Errorf("task %s: %w", own.task.id, err)
-		}
-		own.task.remember(env)
-		return nil
-	}
-	if err := tCtx.PluginStateWriter().Put(stateVersion, env.encode()); err != nil {
-		return fmt.Errorf("cannot keep the state of task %s: %w", own.task.id, err)
-	}
-	return nil
 }
 
 // Abort ends the task at its owner. It may be repeated, also after the task has ended.

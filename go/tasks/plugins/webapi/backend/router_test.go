@@ -1,9 +1,6 @@
 package backend_test
 
 import (
-	"context"
-	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,7 +14,6 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/taskrunner"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	"github.com/flyte-backend/flyte-backend/go/tasks/plugins/webapi/backend"
-	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/admin"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
 )
@@ -289,123 +285,6 @@ func testTemplateThatCannotBeRendered(t *testing.T) {
 	require.Zero(t, b.Calls(backendtest.Create))
 }
 
-func syncAnswer(phase core.TaskExecution_Phase, header, streamed *core.LiteralMap) []*admin.ExecuteTaskSyncResponse {
-	out := []*admin.ExecuteTaskSyncResponse{{Res: &admin.ExecuteTaskSyncResponse_Header{Header: &admin.ExecuteTaskSyncResponseHeader{
-		Resource: &admin.Resource{Phase: phase, Outputs: header, Message: "said"},
-	}}}}
-	if streamed != nil {
-		out = append(out, &admin.ExecuteTaskSyncResponse{Res: &admin.ExecuteTaskSyncResponse_Outputs{Outputs: streamed}})
-	}
-	return out
-}
-
-func TestSyncTasks(t *testing.T) {
-	t.Parallel()
-	t.Run(overGRPC, testSyncTasks)
-	t.Run(overREST, testSyncTasks)
-}
-
-func testSyncTasks(t *testing.T) {
-	t.Parallel()
-	type answer func(ctx context.Context, header *admin.CreateRequestHeader, inputs *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error)
-	for _, tc := range []struct {
-		reason string
-		answer answer
-		ok     bool
-		code   string
-		says   string
-	}{
-		{"outputs in the header", func(context.Context, *admin.CreateRequestHeader, *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
-			return syncAnswer(core.TaskExecution_SUCCEEDED, outputs(4), nil), nil
-		}, true, "", ""},
-		{"outputs streamed behind the header are merged", func(_ context.Context, h *admin.CreateRequestHeader, in *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
-			if h.GetTemplate().GetType() != myTask || len(in.GetLiterals()) != 1 {
-				return nil, status.Error(codes.InvalidArgument, "the request is not complete")
-			}
-			return syncAnswer(core.TaskExecution_SUCCEEDED, nil, outputs(4)), nil
-		}, true, "", ""},
-		{"a call that outlasts the round goes on in the background", func(ctx context.Context, _ *admin.CreateRequestHeader, _ *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
-			select {
-			case <-time.After(time.Second):
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-			return syncAnswer(core.TaskExecution_SUCCEEDED, outputs(4), nil), nil
-		}, true, "", ""},
-		{"a failed job fails the task", func(context.Context, *admin.CreateRequestHeader, *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
-			return syncAnswer(core.TaskExecution_FAILED, nil, nil), nil
-		}, false, backend.CodeFailed, "said"},
-		{"a job that has not ended breaks the contract", func(context.Context, *admin.CreateRequestHeader, *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
-			return syncAnswer(core.TaskExecution_RUNNING, nil, nil), nil
-		}, false, "Backend/Internal", "RUNNING"},
-		{"the time limit is a failure, not an outage", func(ctx context.Context, _ *admin.CreateRequestHeader, _ *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
-			<-ctx.Done()
-			return nil, ctx.Err()
-		}, false, "Backend/DeadlineExceeded", "plugins.backend.sync.timeout"},
-	} {
-		t.Run(tc.reason, func(t *testing.T) {
-			t.Parallel()
-			b := newBackend(t, backendtest.Plugin{TaskType: myTask, Sync: true})
-			b.OnExecute = tc.answer
-			require.NoError(t, b.Start())
-			t.Cleanup(b.Kill)
-			w := newWorld(t, func(c *config.Config) {
-				c.Sync.InlineWait, c.Sync.Timeout = duration(100*time.Millisecond), duration(limit)
-				if strings.Contains(tc.says, "sync.timeout") {
-					c.Sync.Timeout = duration(2 * time.Second)
-				}
-			}, b)
-			w.reevaluate = time.Hour
-			w.restart()
-			run := w.start(taskrunner.Task{Template: template(myTask), Inputs: outputs(1)})
-			out := w.finish(run)
-			require.Equal(t, tc.ok, out.Succeeded, "%v", out.Error)
-			if tc.ok {
-				require.True(t, proto.Equal(outputs(4), out.Outputs))
-				require.Equal(t, 1, b.Calls(backendtest.Execute))
-				return
-			}
-			require.Equal(t, tc.code, out.Error.GetCode())
-			require.Contains(t, out.Error.GetMessage(), tc.says)
-		})
-	}
-}
-
-func TestAbortCancelsASyncCall(t *testing.T) {
-	t.Parallel()
-	t.Run(overGRPC, testAbortCancelsASyncCall)
-	t.Run(overREST, testAbortCancelsASyncCall)
-}
-
-func testAbortCancelsASyncCall(t *testing.T) {
-	t.Parallel()
-	started, cancelled := make(chan struct{}), make(chan struct{})
-	b := newBackend(t, backendtest.Plugin{TaskType: myTask, Sync: true})
-	b.OnExecute = func(ctx context.Context, _ *admin.CreateRequestHeader, _ *core.LiteralMap) ([]*admin.ExecuteTaskSyncResponse, error) {
-		close(started)
-		<-ctx.Done()
-		close(cancelled)
-		return nil, ctx.Err()
-	}
-	require.NoError(t, b.Start())
-	t.Cleanup(b.Kill)
-	w := newWorld(t, func(c *config.Config) { c.Sync.InlineWait = duration(10 * time.Millisecond) }, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	_, err := run.Until(w.ctx, pluginscore.PhaseRunning)
-	require.NoError(t, err)
-	select {
-	case <-started:
-	case <-w.ctx.Done():
-		t.Fatal("the call has not arrived")
-	}
-	require.NoError(t, run.Abort(w.ctx, "x"))
-	select {
-	case <-cancelled:
-	case <-w.ctx.Done():
-		t.Fatal("the call goes on")
-	}
-}
-
 func TestDamagedState(t *testing.T) {
 	t.Parallel()
 	t.Run(overGRPC, testDamagedState)
@@ -425,101 +304,4 @@ func testDamagedState(t *testing.T) {
 	run.SetState(whole)
 	b.SetJob("", succeeded(1))
 	require.True(t, w.finish(run).Succeeded, "nothing was lost by it")
-}
-
-func TestReload(t *testing.T) {
-	t.Parallel()
-	t.Run(overGRPC, testReload)
-	t.Run(overREST, testReload)
-}
-
-func testReload(t *testing.T) {
-	t.Parallel()
-	first := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	second := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	for _, b := range []*backendtest.Backend{first, second} {
-		b.Script(backendtest.Step{Resource: succeeded(1)})
-	}
-	w := newWorld(t, nil, first)
-	run := func(name string) {
-		require.True(t, w.finish(w.start(taskrunner.Task{Template: template(myTask), Execution: name})).Succeeded)
-	}
-	run("a")
-	require.Len(t, first.Jobs(), 1)
-
-	bad := *w.cfg
-	bad.Deployments = map[string]*config.Deployment{"default": {Endpoint: "ftp://nope", Protocol: second.Deployment().Protocol, Insecure: true}}
-	w.system.Apply(w.ctx, &bad)
-	run("b")
-	require.Len(t, first.Jobs(), 2, "an invalid reload changes nothing")
-
-	moved := *w.cfg
-	moved.Deployments = map[string]*config.Deployment{"default": second.Deployment()}
-	w.system.Apply(w.ctx, &moved)
-	eventually(t, "the new address is asked", func() bool { return second.Calls(backendtest.List) > 0 && len(w.system.Snapshot().TaskTypes()) == 1 })
-	run("c")
-	require.Len(t, second.Jobs(), 1)
-}
-
-func TestResourceQuota(t *testing.T) {
-	t.Parallel()
-	t.Run(overGRPC, testResourceQuota)
-	t.Run(overREST, testResourceQuota)
-}
-
-func testResourceQuota(t *testing.T) {
-	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: succeeded(1)})
-	w := newWorld(t, func(c *config.Config) { c.WebAPI.ResourceQuotas = map[string]int{"default": 10} }, b)
-	run := w.start(taskrunner.Task{Template: template(myTask)})
-	require.True(t, w.finish(run).Succeeded)
-}
-
-// TestWrongEndpoints: what people get to see for a wrong set-up, and that setting it right costs the task nothing.
-func TestWrongEndpoints(t *testing.T) {
-	t.Parallel()
-	t.Run(overGRPC, testWrongEndpoints)
-	t.Run(overREST, testWrongEndpoints)
-}
-
-func testWrongEndpoints(t *testing.T) {
-	t.Parallel()
-	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
-	b.Script(backendtest.Step{Resource: succeeded(1)})
-	nowhere, plain := b.Deployment(), b.Deployment()
-	nowhere.Endpoint = "127.0.0.1:1"
-	plain.Insecure = false
-	if b.REST {
-		nowhere.Endpoint = "http://" + nowhere.Endpoint
-		plain.Endpoint = strings.Replace(plain.Endpoint, "http://", "https://", 1)
-	}
-	for _, tc := range []struct {
-		reason string
-		d      *config.Deployment
-		says   string
-	}{
-		{"nothing listens there", nowhere, "nothing listens at this address"},
-		{"TLS spoken to a plain-text service", plain, "insecure: true"},
-	} {
-		t.Run(tc.reason, func(t *testing.T) {
-			w := newWorld(t, func(c *config.Config) {
-				c.Deployments["default"] = tc.d
-				c.Routes = []config.Route{{TaskType: myTask, Deployment: "default"}}
-			})
-			run := w.start(taskrunner.Task{Template: template(myTask), Execution: fmt.Sprint(len(tc.says))})
-			require.Eventually(t, func() bool {
-				_, err := run.Round(w.ctx)
-				require.NoError(t, err)
-				return containsAny(reasons(run.Events()), tc.says)
-			}, limit, 20*time.Millisecond, tc.says)
-			require.True(t, containsAny(reasons(run.Events()), tc.d.Endpoint))
-			right := *w.cfg
-			right.Deployments = map[string]*config.Deployment{"default": b.Deployment()}
-			w.system.Apply(w.ctx, &right)
-			out := w.finish(run)
-			require.True(t, out.Succeeded)
-			require.Equal(t, 1, out.Attempts)
-		})
-	}
 }

@@ -33,6 +33,16 @@ type nodeState interface {
 	NodeStateReader() interfaces.NodeStateReader
 }
 
+// isNews says whether propeller will tell of the phase: it passes over the one that it has recorded.
+func isNews(tCtx core.TaskExecutionContext, info core.PhaseInfo) bool {
+	ns, ok := tCtx.(nodeState)
+	if !ok {
+		return true
+	}
+	ts := ns.NodeStateReader().GetTaskNodeState()
+	return ts.PluginPhase != info.Phase() || ts.PluginPhaseVersion != info.Version()
+}
+
 func readRecord(tCtx core.TaskExecutionContext) (record, error) {
 	_, inMap := arrayIndex(tCtx.TaskExecutionMetadata())
 	rec := record{kept: !inMap}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/client"
 	"github.com/flyteorg/flyte/flyteidl/gen/pb-go/flyteidl/core"
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
+	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/ioutils"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/webapi"
 )
 
@@ -32,6 +34,8 @@ const (
 	CodeOutputsMissing = codePrefix + "OutputsMissing"
 	// CodeOutputsMismatch: the job's outputs do not fit the interface.
 	CodeOutputsMismatch = codePrefix + "OutputsMismatch"
+	// CodeOutputsTooLarge is propeller's code for a file of outputs that is too large to be read.
+	CodeOutputsTooLarge = "OutputSizeExceeded"
 	// CodeStateDamaged: the file in which a sub-task of a map keeps its job cannot be read.
 	CodeStateDamaged = codePrefix + "StateDamaged"
 	// CodeBadTemplate: the task template cannot be run at all.
@@ -52,6 +56,10 @@ func (p plugin) Status(ctx context.Context, sCtx webapi.StatusContext) (pluginsc
 	if r, ok := sCtx.Resource().(resource); ok && v.job == nil {
 		v.job = r.job
 	}
+	h, ok := handlingOf(sCtx)
+	if ok && (v.job != nil || v.outage.count > 0 || v.fatal != nil) {
+		h.told = true
+	}
 	now := time.Now()
 	switch {
 	case v.fatal != nil:
@@ -63,8 +71,12 @@ func (p plugin) Status(ctx context.Context, sCtx webapi.StatusContext) (pluginsc
 				now.Sub(v.outage.since).Round(time.Second), p.s.config().Poll.MaxOutage.Duration, v.outage.count, v.outage.latest),
 		}, true, true, taskInfo(v.job, meta, pluginscore.PhaseRetryableFailure)), nil
 	case v.job == nil && v.outage.count > 0:
-		info := taskInfo(nil, meta, pluginscore.PhaseQueued)
-		return pluginscore.PhaseInfoQueuedWithTaskInfo(pluginscore.DefaultPhaseVersion, outageMessage(v.outage), info), nil
+		// After a restart of propeller: the job was last seen in the phase that is recorded.
+		phase := pluginscore.PhaseQueued
+		if ok {
+			phase = unchanged(h.env).Phase()
+		}
+		return ongoing(phase, outageMessage(v.outage), taskInfo(nil, meta, phase)), nil
 	case v.job == nil:
 		return pluginscore.PhaseInfoQueuedWithTaskInfo(pluginscore.DefaultPhaseVersion, "the job is created", taskInfo(nil, meta, pluginscore.PhaseQueued)), nil
 	}
@@ -80,17 +92,10 @@ func (p plugin) jobStatus(ctx context.Context, sCtx webapi.StatusContext, meta r
 	if v.outage.count > 0 {
 		message = strings.TrimPrefix(message+"; "+outageMessage(v.outage), "; ")
 	}
+	if phase, ok := ongoingPhases[job.Phase]; ok {
+		return ongoing(phase, message, taskInfo(job, meta, phase)), nil
+	}
 	switch job.Phase {
-	case core.TaskExecution_QUEUED:
-		return pluginscore.PhaseInfoQueuedWithTaskInfo(0, message, taskInfo(job, meta, pluginscore.PhaseQueued)), nil
-	case core.TaskExecution_WAITING_FOR_RESOURCES:
-		return pluginscore.PhaseInfoWaitingForResourcesInfo(0, message, taskInfo(job, meta, pluginscore.PhaseWaitingForResources)), nil
-	case core.TaskExecution_INITIALIZING:
-		return pluginscore.PhaseInfoInitializing(0, message, taskInfo(job, meta, pluginscore.PhaseInitializing)), nil
-	case core.TaskExecution_RUNNING:
-		info := taskInfo(job, meta, pluginscore.PhaseRunning)
-		addReason(info, message)
-		return pluginscore.PhaseInfoRunning(0, info), nil
 	case core.TaskExecution_SUCCEEDED:
 		info := taskInfo(job, meta, pluginscore.PhaseSuccess)
 		problem, err := writeOutputs(ctx, sCtx, meta, job)
@@ -107,6 +112,29 @@ func (p plugin) jobStatus(ctx context.Context, sCtx webapi.StatusContext, meta r
 	default:
 		// poll lets no other phase in; a synchronous call has to be checked here.
 		return pluginscore.PhaseInfoUndefined, contractError("get", meta.deployment, fmt.Sprintf("the job's phase is %s", job.Phase))
+	}
+}
+
+// ongoingPhases are propeller's names of the phases of a job that has not ended.
+var ongoingPhases = map[core.TaskExecution_Phase]pluginscore.Phase{
+	core.TaskExecution_QUEUED:                pluginscore.PhaseQueued,
+	core.TaskExecution_WAITING_FOR_RESOURCES: pluginscore.PhaseWaitingForResources,
+	core.TaskExecution_INITIALIZING:          pluginscore.PhaseInitializing,
+	core.TaskExecution_RUNNING:               pluginscore.PhaseRunning,
+}
+
+// ongoing is the phase of a task that has not ended; any phase that is none of a job's is queued. The report gives the version.
+func ongoing(phase pluginscore.Phase, message string, info *pluginscore.TaskInfo) pluginscore.PhaseInfo {
+	switch phase {
+	case pluginscore.PhaseRunning:
+		addReason(info, message)
+		return pluginscore.PhaseInfoRunning(0, info)
+	case pluginscore.PhaseInitializing:
+		return pluginscore.PhaseInfoInitializing(0, message, info)
+	case pluginscore.PhaseWaitingForResources:
+		return pluginscore.PhaseInfoWaitingForResourcesInfo(0, message, info)
+	default:
+		return pluginscore.PhaseInfoQueuedWithTaskInfo(0, message, info)
 	}
 }
 
@@ -138,7 +166,9 @@ func jobFailure(ctx context.Context, sCtx webapi.StatusContext, meta resourceMet
 			e.Kind = f.Origin
 		}
 		retry = retry || f.Recoverable
-	} else if written, recoverable, err := readErrorFile(ctx, sCtx); err != nil {
+	} else if written, recoverable, err := readErrorFile(ctx, sCtx); errors.Is(err, ioutils.ErrRemoteFileExceedsMaxSize) {
+		e.Message = strings.TrimPrefix(fmt.Sprintf("%s; the error that the job wrote is not shown: %v", e.GetMessage(), err), "; ")
+	} else if err != nil {
 		return pluginscore.PhaseInfoUndefined, err
 	} else if written != nil {
 		if written.GetTimestamp() == nil {
@@ -169,6 +199,7 @@ func polledToDeath(e *client.Error, meta resourceMeta, job *client.Job) pluginsc
 
 // failed makes a failure. cleanup has propeller abort the task all the same, so that the job is deleted.
 func failed(e *core.ExecutionError, retry, cleanup bool, info *pluginscore.TaskInfo) pluginscore.PhaseInfo {
+	e = boundedError(e)
 	if !cleanup {
 		phase := pluginscore.PhasePermanentFailure
 		if retry {

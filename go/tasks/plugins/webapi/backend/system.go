@@ -22,6 +22,9 @@ type system struct {
 	tasks   *tasks
 	mx      atomic.Pointer[metrics]
 	enqueue func(types.NamespacedName) error
+	// webAPI is in force until propeller's next start: quotas are registered with it at its start, and a token is given back
+	// under the name that it was taken by.
+	webAPI config.WebAPIConfig
 	// early bounds the early polls that are under way; ended is closed when propeller is.
 	early chan struct{}
 	ended <-chan struct{}
@@ -33,7 +36,10 @@ const maxEarlyPolls = 64
 
 // newSystem takes a valid configuration. It dials, and asks nobody yet.
 func newSystem(cfg *config.Config) *system {
-	s := &system{enqueue: func(types.NamespacedName) error { return nil }, early: make(chan struct{}, maxEarlyPolls)}
+	s := &system{
+		enqueue: func(types.NamespacedName) error { return nil },
+		webAPI:  cfg.WebAPI, early: make(chan struct{}, maxEarlyPolls),
+	}
 	s.tasks = newTasks(func(n int) {
 		if mx := s.mx.Load(); mx != nil {
 			mx.inFlight.Set(float64(n))
@@ -77,11 +83,16 @@ func (s *system) apply(ctx context.Context, cfg *config.Config) {
 	if mx != nil {
 		mx.configValid.Set(1)
 	}
-	s.cfg.Store(cfg)
-	changed := s.pool.apply(cfg)
+	before := s.cfg.Swap(cfg)
+	moved := s.pool.apply(cfg)
 	s.reg.Apply(ctx, cfg)
-	for _, name := range changed {
+	for _, name := range moved {
 		s.reg.Forget(ctx, name)
+	}
+	for name := range before.Deployments {
+		if _, stays := cfg.Deployment(name); !stays && mx != nil {
+			mx.forget(config.Canonical(name))
+		}
 	}
 	go func() {
 		s.discover(context.WithoutCancel(ctx))

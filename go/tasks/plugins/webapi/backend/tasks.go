@@ -247,13 +247,6 @@ func (t *task) view() view {
 	return view{t.job, t.outage, t.fatal}
 }
 
-// polledOnce says whether this process has heard anything of the job.
-func (t *task) polledOnce() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.job != nil || t.outage.count > 0 || t.fatal != nil
-}
-
 // settled ends the waking when propeller has heard of everything. The two are one step, or a change in between would find
 // that somebody is waking already, and nobody would.
 func (t *task) settled() bool {
@@ -303,6 +296,13 @@ func (t *task) jobEnded() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.job != nil && t.job.Terminal()
+}
+
+// waitsFor says whether the task shows already that it waits because of e.
+func (t *task) waitsFor(e *client.Error) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.waiting != "" && t.waiting == waitingFor(e)
 }
 
 // created ends a run of failures to create.

@@ -23,6 +23,11 @@ import (
 // TestUpstreamEndToEnd is the test that flyteplugins gives to authors of plugins. It makes a data store, and flytestdlib
 // writes to a variable of the process when it does, so this test runs by itself.
 func TestUpstreamEndToEnd(t *testing.T) {
+	t.Run(overGRPC, testUpstreamEndToEnd)
+	t.Run(overREST, testUpstreamEndToEnd)
+}
+
+func testUpstreamEndToEnd(t *testing.T) {
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: running("")}, backendtest.Step{Resource: succeeded(11)})
 	newWorld(t, nil, b) // sets the process-wide metric keys, as propeller does
