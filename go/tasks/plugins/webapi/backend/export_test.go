@@ -8,6 +8,7 @@ import (
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	pluginscore "github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/core"
 	"github.com/flyteorg/flyte/flyteplugins/go/tasks/pluginmachinery/webapi"
+	"github.com/flyteorg/flyte/flytestdlib/promutils"
 )
 
 // Configure sets what the next load of the plugin takes, and leaves loaded ones alone, so that tests can run side by side.
@@ -64,8 +65,10 @@ func HasJob(file []byte) bool {
 	return err == nil && s.standing == standingCreated
 }
 
-// GateHold is how long the gate holds the others of a task type back.
-const GateHold = gateHold
-
 // Machinery gives the machinery's settings.
 func (s *System) Machinery() webapi.PluginConfig { return plugin{s.s}.GetConfig() }
+
+// MetricsMade says whether propeller has made the metrics of a task type, by which the gate goes.
+func MetricsMade(scope, taskType string) bool {
+	return metricsMade(promutils.NewScope(scope))(metricsKey(taskType))
+}

@@ -497,16 +497,15 @@ func testHangingServiceHoldsUpNobodyElse(t *testing.T) {
 }
 
 // TestNewsOfATypeAfterARestart: the first rounds after a restart tell nothing, and the first two that do must not go out at
-// once: propeller would make the type's metrics twice.
-//
-// It runs by itself: a machine that gives the first of them no time for longer than the gate holds shows propeller's fault all the
-// same, by a panic that ends all tests.
+// once: propeller would make the type's metrics twice, by a panic that ends all tests.
 func TestNewsOfATypeAfterARestart(t *testing.T) {
+	t.Parallel()
 	t.Run(overGRPC, testNewsOfATypeAfterARestart)
 	t.Run(overREST, testNewsOfATypeAfterARestart)
 }
 
 func testNewsOfATypeAfterARestart(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	b.Script(backendtest.Step{Resource: running("working")})
 	w := newWorld(t, nil, b)
@@ -523,7 +522,6 @@ func testNewsOfATypeAfterARestart(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, run.Events(), events)
 	}
-	time.Sleep(2 * backend.GateHold) // the rounds above are over by more than the gate holds
 	polls := map[string]int{}
 	for _, j := range b.Jobs() {
 		polls[j.ID] = j.Polls
@@ -532,6 +530,7 @@ func testNewsOfATypeAfterARestart(t *testing.T) {
 	eventually(t, "every job's end is known", func() bool {
 		return !slices.ContainsFunc(b.Jobs(), func(j backendtest.Job) bool { return j.Polls == polls[j.ID] })
 	})
+	require.False(t, backend.MetricsMade(w.runner.Scope(), myTask), "rounds that told nothing made them")
 	begin, errs := make(chan struct{}), make(chan error, len(runs))
 	for _, run := range runs {
 		go func() {
@@ -544,4 +543,5 @@ func testNewsOfATypeAfterARestart(t *testing.T) {
 	for range runs {
 		require.NoError(t, <-errs)
 	}
+	require.True(t, backend.MetricsMade(w.runner.Scope(), myTask))
 }

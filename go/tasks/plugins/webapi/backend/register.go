@@ -144,7 +144,7 @@ func (g *registration) load(ctx context.Context, iCtx pluginscore.SetupContext) 
 	}
 	g.follow(ctx, s, cfg)
 	go s.run(ctx)
-	return &router{s: s, machinery: machinery, builtIns: fallbacks, gate: newGate()}, nil
+	return &router{s: s, machinery: machinery, builtIns: fallbacks, gate: newGate(metricsMade(iCtx.MetricsScope()))}, nil
 }
 
 // follow has the system hear of configuration changes until ctx ends, also of one that came since cfg.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,25 +21,28 @@ import (
 
 func TestGateLetsOneFirst(t *testing.T) {
 	t.Parallel()
-	g := newGate()
-	first := time.Now()
-	g.pass(t.Context(), "t")
+	var made atomic.Bool
+	g := newGate(func(key string) bool { return made.Load() && key == "ab_backend" })
+	g.pass(t.Context(), "a-b")
 	var wg sync.WaitGroup
-	in := make(chan time.Time, 10)
-	for range 10 {
+	in := make(chan bool, 10)
+	for i := range 10 {
 		wg.Go(func() {
-			g.pass(t.Context(), "t")
-			in <- time.Now()
+			g.pass(t.Context(), []string{"a-b", "ab"}[i%2]) // whose metrics have one name
+			in <- made.Load()
 		})
 	}
 	g.pass(t.Context(), "another type")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	g.pass(ctx, "t") // propeller ends
+	g.pass(ctx, "a-b") // propeller ends
+	made.Store(true)
 	wg.Wait()
 	for range 10 {
-		require.GreaterOrEqual(t, (<-in).Sub(first), gateHold)
+		require.True(t, <-in, "it went out before the metrics were there")
 	}
+	g.openings["x_backend"] = &opening{since: time.Now().Add(-gateLimit), open: make(chan struct{})}
+	g.pass(t.Context(), "x") // whose first round has ended without metrics
 }
 
 func TestHopelessPolls(t *testing.T) {
