@@ -9,14 +9,16 @@ GO         ?= go
 # Results of tests that wait, poll and talk over sockets are not worth remembering: run them each time. They wait more than
 # they compute, so more of them run at once than there are cores.
 # Without tables for a debugger (-w), large programs link in two thirds of the time.
-TEST_FLAGS ?= -count=1 -parallel=16 -p=4 -ldflags=-w
+# With -short, what runs flytekit's own processes is left to make e2e.
+TEST_FLAGS ?= -count=1 -short -parallel=16 -p=4 -ldflags=-w
 # The SDK is a module of its own, which ./... leaves out. It is built as its users build it: without the main module.
 SDK        := cd go/backendplugin && GOWORK=off
 # So is the conformance suite.
 SUITE      := cd go/conformance && GOWORK=off
 # Most of what they do is wait. The tests of one file share servers, so they stay together.
 PYTEST_FLAGS ?= -q -n 4 --dist loadfile -m "not slow"
-E2E_FLAGS  ?= -count=1 -parallel=8 -p=2
+E2E_FLAGS  ?= -count=1 -parallel=8 -p=2 -ldflags=-w
+E2E_PKGS   ?= ./test/... ./cmd/flyte-backend-engine ./go/engine ./go/engine/cluster
 RACE_COUNT ?= 2
 RACE_PKGS  ?= ./go/client/... ./go/registry/... ./go/tasks/... ./go/backendtest/... ./go/examples/...
 # Whole workflows under the race detector take minutes, so these run once.
@@ -72,9 +74,9 @@ test-python: ## Run the tests of python/ and of examples/python (PYTEST_FLAGS); 
 	cd python && $$(../tools/python.sh)/bin/pytest $(PYTEST_FLAGS)
 
 .PHONY: e2e
-e2e: test-tools ## Run the tests that start whole programs: services under the conformance suite and beside flytekit's, workflows over them.
+e2e: test-tools ## Run the tests that start whole programs: services under the conformance suite and beside flytekit's, workflows over them, flytekit itself.
 	@$(FIRST)
-	$(GO) test $(E2E_FLAGS) ./test/...
+	$(GO) test $(E2E_FLAGS) $(E2E_PKGS)
 	cd python && $$(../tools/python.sh)/bin/pytest -q -n 2 --dist loadfile -m slow
 
 .PHONY: test-tools

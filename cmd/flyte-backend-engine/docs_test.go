@@ -47,8 +47,7 @@ func programs(t *testing.T) string {
 // first line; text is what the commands before it print.
 func TestCLIDocRuns(t *testing.T) {
 	t.Parallel()
-	venv, err := flytekittest.Virtualenv(t.Context())
-	require.NoError(t, err)
+	venv := flytekittest.Virtualenv(t)
 	testdata, err := filepath.Abs(filepath.Join("..", "..", "testdata"))
 	require.NoError(t, err)
 	dir := t.TempDir()

@@ -438,8 +438,7 @@ func TestLocalTree(t *testing.T) {
 // TestLocalPython: a Python file is packaged, and its tasks run as local processes.
 func TestLocalPython(t *testing.T) {
 	t.Parallel()
-	venv, err := flytekittest.Virtualenv(t.Context())
-	require.NoError(t, err)
+	venv := flytekittest.Virtualenv(t)
 	_, config := jobs(t)
 	dir := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "pkg"), 0o750))

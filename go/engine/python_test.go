@@ -14,8 +14,7 @@ import (
 // TestPython: tasks in containers run as local processes, with the flytekit that made the packages.
 func TestPython(t *testing.T) {
 	t.Parallel()
-	python, err := flytekittest.Virtualenv(t.Context())
-	require.NoError(t, err)
+	python := flytekittest.Virtualenv(t)
 	source, err := filepath.Abs("../../testdata/workflows")
 	require.NoError(t, err)
 	for _, tc := range []struct {

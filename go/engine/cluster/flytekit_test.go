@@ -31,8 +31,7 @@ import (
 // python finds the flytekit that tests share.
 func python(t *testing.T) cluster.Python {
 	t.Helper()
-	venv, err := flytekittest.Virtualenv(t.Context())
-	require.NoError(t, err)
+	venv := flytekittest.Virtualenv(t)
 	p, err := cluster.FindPython(t.Context(), venv)
 	require.NoError(t, err)
 	return p
