@@ -47,7 +47,11 @@ func programs(t *testing.T) string {
 // first line; text is what the commands before it print.
 func TestCLIDocRuns(t *testing.T) {
 	t.Parallel()
-	venv := flytekittest.Virtualenv(t)
+	if testing.Short() {
+		t.Skip("flytekit's own processes take their time: make e2e")
+	}
+	venv, err := flytekittest.Virtualenv(t.Context())
+	require.NoError(t, err)
 	testdata, err := filepath.Abs(filepath.Join("..", "..", "testdata"))
 	require.NoError(t, err)
 	dir := t.TempDir()

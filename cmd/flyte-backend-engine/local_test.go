@@ -438,7 +438,11 @@ func TestLocalTree(t *testing.T) {
 // TestLocalPython: a Python file is packaged, and its tasks run as local processes.
 func TestLocalPython(t *testing.T) {
 	t.Parallel()
-	venv := flytekittest.Virtualenv(t)
+	if testing.Short() {
+		t.Skip("flytekit's own processes take their time: make e2e")
+	}
+	venv, err := flytekittest.Virtualenv(t.Context())
+	require.NoError(t, err)
 	_, config := jobs(t)
 	dir := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "pkg"), 0o750))

@@ -14,7 +14,11 @@ import (
 // TestPython: tasks in containers run as local processes, with the flytekit that made the packages.
 func TestPython(t *testing.T) {
 	t.Parallel()
-	python := flytekittest.Virtualenv(t)
+	if testing.Short() {
+		t.Skip("flytekit's own processes take their time: make e2e")
+	}
+	python, err := flytekittest.Virtualenv(t.Context())
+	require.NoError(t, err)
 	source, err := filepath.Abs("../../testdata/workflows")
 	require.NoError(t, err)
 	for _, tc := range []struct {

@@ -31,7 +31,11 @@ import (
 // python finds the flytekit that tests share.
 func python(t *testing.T) cluster.Python {
 	t.Helper()
-	venv := flytekittest.Virtualenv(t)
+	if testing.Short() {
+		t.Skip("flytekit's own processes take their time: make e2e")
+	}
+	venv, err := flytekittest.Virtualenv(t.Context())
+	require.NoError(t, err)
 	p, err := cluster.FindPython(t.Context(), venv)
 	require.NoError(t, err)
 	return p

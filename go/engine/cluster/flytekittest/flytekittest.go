@@ -3,24 +3,21 @@ package flytekittest
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"testing"
 )
 
 // Virtualenv gives the folder of a virtual environment with flytekit, which tools/flytekit.sh makes when it is not there; that
-// takes a minute and a package index. It may be called at once, from many processes. Without it the test fails; with -short it is
-// left out, since flytekit's processes take their time.
-func Virtualenv(t testing.TB) string {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("a test with flytekit's own processes, which -short leaves out: make e2e")
-	}
+// takes a minute and a package index. It may be called at once, from many processes. A test must not go on without it.
+func Virtualenv(ctx context.Context) (string, error) {
 	root, err := os.Getwd() // tests run in their package's folder
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	for {
 		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
@@ -28,16 +25,16 @@ func Virtualenv(t testing.TB) string {
 		}
 		parent := filepath.Dir(root)
 		if parent == root {
-			t.Fatal("not in a folder of the module")
+			return "", errors.New("flytekittest: not in a folder of the module")
 		}
 		root = parent
 	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join(root, "tools", "flytekit.sh")) //nolint:gosec // the module's own script
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "tools", "flytekit.sh")) //nolint:gosec // the module's own script
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("no flytekit for tests: tools/flytekit.sh: %v\n%s", err, stderr.String())
+		return "", fmt.Errorf("no flytekit for tests: tools/flytekit.sh: %w\n%s", err, stderr.String())
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(string(out)), nil
 }

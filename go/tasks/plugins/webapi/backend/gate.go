@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"regexp"
 	"strings"
 	"sync"
@@ -10,14 +11,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/flyteorg/flyte/flytestdlib/promutils"
-	"github.com/flyteorg/flyte/flytestdlib/promutils/labeled"
 )
 
 const (
 	// gateLimit is how long the others of a task type are held back at most: the first round can end without its metrics.
 	gateLimit = 5 * time.Second
-	// gatePause is how long the metrics are left alone between two looks at them; gathering is work.
-	gatePause = 50 * time.Millisecond
+	// gatePause is between two looks at them.
+	gatePause = 10 * time.Millisecond
+	// gateRest is how long after them the others go: propeller keeps them in a map a moment after it has made them.
+	gateRest = 50 * time.Millisecond
 )
 
 // gate keeps propeller from telling of the first two tasks of a type at once. Its task handler makes a type's metrics when
@@ -65,7 +67,7 @@ func (g *gate) watch(key string, o *opening) {
 	for time.Since(o.since) < gateLimit && !g.made(key) {
 		<-time.After(gatePause)
 	}
-	<-time.After(gatePause) // propeller keeps them in a map a moment after it has made them
+	<-time.After(gateRest)
 	close(o.open)
 }
 
@@ -76,17 +78,25 @@ func metricsKey(taskType string) string {
 	return promutils.SanitizeMetricName(notInKeys.ReplaceAllString(taskType+"_"+ID, ""))
 }
 
-// metricsMade tells whether propeller, in whose scope this plugin has its metrics, has made those of a key.
+// metricsMade tells whether propeller, which gave this plugin its scope, has made the metrics of a key.
 func metricsMade(scope promutils.Scope) func(key string) bool {
-	process, _, _ := strings.Cut(scope.CurrentScope(), ":")
-	return func(key string) bool {
-		last := ":plugin:" + labeled.GetUnlabeledMetricName(key+"_failure") // of those that show before they count anything
-		families, _ := prometheus.DefaultGatherer.Gather()                  // with whatever can be gathered
-		for _, f := range families {
-			if strings.HasPrefix(f.GetName(), process+":") && strings.HasSuffix(f.GetName(), last) {
-				return true
-			}
-		}
-		return false
-	}
+	nodes := strings.TrimSuffix(scope.CurrentScope(), ID+":")
+	prefix := strings.TrimSuffix(nodes, "node:") + "plugin:"
+	return func(key string) bool { return isRegistered(prefix + key + "_failure") } // which is the last of them
 }
+
+// isRegistered tells whether there is a metric of that name, which the registry says at once, and without gathering all, to somebody
+// who would register another one.
+func isRegistered(name string) bool { return !errors.Is(prometheus.Register(probe(name)), errProbe) }
+
+// probe is a collector that cannot be registered: its first metric is refused when there is one of its name, its second one always.
+type probe string
+
+var errProbe = errors.New("only a probe")
+
+func (p probe) Describe(to chan<- *prometheus.Desc) {
+	to <- prometheus.NewDesc(string(p), "probe", []string{"probe"}, nil)
+	to <- prometheus.NewInvalidDesc(errProbe)
+}
+
+func (probe) Collect(chan<- prometheus.Metric) {}

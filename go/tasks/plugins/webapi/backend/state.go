@@ -33,11 +33,11 @@ type nodeState interface {
 	NodeStateReader() interfaces.NodeStateReader
 }
 
-// isNews says whether propeller will tell of the phase: it passes over the one that it has recorded.
+// isNews says whether propeller's task handler will tell of the phase: it passes over the one that it has recorded.
 func isNews(tCtx core.TaskExecutionContext, info core.PhaseInfo) bool {
 	ns, ok := tCtx.(nodeState)
 	if !ok {
-		return true
+		return false // it is none of that handler's contexts
 	}
 	ts := ns.NodeStateReader().GetTaskNodeState()
 	return ts.PluginPhase != info.Phase() || ts.PluginPhaseVersion != info.Version()
