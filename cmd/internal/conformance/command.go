@@ -9,10 +9,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"regexp"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,9 +40,6 @@ type options struct {
 	jobTimeout              time.Duration
 	output, junit           string
 }
-
-// oneSignal is how long another signal counts as the same one: some shells and timeout(1) send a signal twice at once.
-const oneSignal = 300 * time.Millisecond
 
 // New makes the command.
 func New() *cobra.Command {
@@ -105,14 +100,25 @@ func (o *options) check(cmd *cobra.Command) error {
 	if o.output == "text" {
 		show = newText(cmd.OutOrStdout(), cmd.ErrOrStderr(), casesOf(&suite))
 	}
+	patient, stop := exit.Patience(cmd.Context())
+	defer stop()
 	defer context.AfterFunc(cmd.Context(), func() {
 		if isTerminal(cmd.ErrOrStderr()) {
 			_, _ = fmt.Fprintln(cmd.ErrOrStderr())
 		}
 		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "interrupted; the jobs that were made are being deleted, and once more does not wait for that")
-		time.AfterFunc(oneSignal, func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })
 	})()
-	report, err := conformance.Check(cmd.Context(), suite, show.result)
+	var report conformance.Report
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		report, err = conformance.Check(cmd.Context(), suite, show.result)
+	}()
+	select {
+	case <-ended:
+	case <-patient.Done():
+		return &exit.Error{Code: exit.Aborted, Err: errors.New("interrupted once more; jobs that were made may be left")}
+	}
 	show.end()
 	if err != nil && junit != nil {
 		err = errors.Join(err, writeJUnit(junit, nothingRan(err))) // a file that is empty is what CI servers stumble over

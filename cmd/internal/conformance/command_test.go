@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) == "" {
 		os.Exit(m.Run())
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), exit.Signals()...)
 	defer stop()
 	root := &cobra.Command{Use: "flyte-backend", SilenceUsage: true, SilenceErrors: true}
 	exit.Usage(root)
@@ -282,6 +282,25 @@ func TestConformanceInterrupted(t *testing.T) {
 	}
 }
 
+// TestConformanceOutlivesItsReader: nobody reads the report, as behind `head`, and no job is left all the same.
+func TestConformanceOutlivesItsReader(t *testing.T) {
+	t.Parallel()
+	b := backendtest.New(backendtest.Plugin{TaskType: "sqlite"})
+	require.NoError(t, b.Start())
+	t.Cleanup(b.Kill)
+	cmd := start(t, "conformance", "--endpoint", b.Endpoint(), "--insecure", "--template", template, "--input", "limit=3", "--input", "ending=gen", "--run", "^create/")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	require.NoError(t, out.Close())
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 4, cmd.ProcessState.ExitCode())
+	require.NotEmpty(t, b.Jobs())
+	for _, j := range b.Jobs() {
+		require.Positive(t, j.Deletes)
+	}
+}
+
 // TestConformanceInterruptedTwice: a second Ctrl-C does not wait for deletions that take for ever, nor does the first one for a
 // service that is not there.
 func TestConformanceInterruptedTwice(t *testing.T) {
@@ -307,9 +326,7 @@ func TestConformanceInterruptedTwice(t *testing.T) {
 			_ = cmd.Process.Signal(syscall.SIGINT)
 		}
 	}
-	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
-	require.True(t, ok)
-	require.Equal(t, syscall.SIGINT, status.Signal())
+	require.Equal(t, 3, cmd.ProcessState.ExitCode())
 
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
