@@ -223,6 +223,12 @@ func TestSlowCallers(t *testing.T) {
 		require.NotContains(t, string(answer), " 200 ", reason)
 		require.NoError(t, conn.Close())
 	}
+}
+
+func TestLargeHeaders(t *testing.T) {
+	t.Parallel()
+	lis := loopback(t)
+	start(t, testplugins.All(), backendplugin.WithRESTListener(lis))
 	conn, err := net.Dial("tcp", lis.Addr().String())
 	require.NoError(t, err)
 	defer conn.Close()
