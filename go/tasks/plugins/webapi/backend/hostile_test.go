@@ -206,7 +206,7 @@ func testOutputsInAnswerThatAreTooLarge(t *testing.T) {
 	t.Parallel()
 	b := startBackend(t, backendtest.Plugin{TaskType: myTask})
 	big := outputs(1)
-	big.Literals["more"] = textLiteral(strings.Repeat("x", 50<<20))
+	big.Literals["more"] = textLiteral(strings.Repeat("x", int(storage.GetConfig().Limits.GetLimitMegabytes<<20)))
 	b.Script(backendtest.Step{Resource: &admin.Resource{Phase: core.TaskExecution_SUCCEEDED, Outputs: big}})
 	w := newWorld(t, func(c *config.Config) { c.Deployments["default"].MaxMessageSizeBytes = 256 << 20 }, b)
 	tmpl := template(myTask)
