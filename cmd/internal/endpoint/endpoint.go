@@ -374,3 +374,14 @@ func described(regs []client.Registration) string {
 	}
 	return strings.Join(all, ", ")
 }
+
+// Under finds a key of a mapping in YAML without case, as propeller does. It gives nil where there is none, and for what is no mapping.
+func Under(v any, key string) any {
+	m, _ := v.(map[string]any)
+	for k, value := range m {
+		if strings.EqualFold(k, key) {
+			return value
+		}
+	}
+	return nil
+}

@@ -10,6 +10,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/endpoint"
 	"github.com/flyte-backend/flyte-backend/go/tasks/config"
 	stdconfig "github.com/flyteorg/flyte/flytestdlib/config"
 	"github.com/flyteorg/flyte/flytestdlib/config/viper"
@@ -36,7 +37,7 @@ func unknownKeys(ctx context.Context, files []string) ([]string, error) {
 			return nil, err
 		}
 		// Alone, the section is all that a strict reader can find fault with.
-		alone, err := yaml.Marshal(map[string]any{"plugins": map[string]any{config.SectionKey: under(under(root, "plugins"), config.SectionKey)}})
+		alone, err := yaml.Marshal(map[string]any{"plugins": map[string]any{config.SectionKey: endpoint.Under(endpoint.Under(root, "plugins"), config.SectionKey)}})
 		if err != nil {
 			return nil, err
 		}
@@ -56,15 +57,4 @@ func unknownKeys(ctx context.Context, files []string) ([]string, error) {
 		}
 	}
 	return out, nil
-}
-
-// under finds a key without case, as propeller does.
-func under(v any, key string) any {
-	m, _ := v.(map[string]any)
-	for k, value := range m {
-		if strings.EqualFold(k, key) {
-			return value
-		}
-	}
-	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/flyte-backend/flyte-backend/cmd/internal/endpoint"
 	"github.com/flyte-backend/flyte-backend/cmd/internal/exit"
 	"github.com/flyte-backend/flyte-backend/go/examples/sqlite"
 )
@@ -38,28 +39,17 @@ func readSettings(files []string) (settings, error) {
 		if err := yaml.Unmarshal(text, &root); err != nil {
 			return s, exit.BadInputf("configuration %s is no YAML: %s", file, exit.OneLine(err.Error()))
 		}
-		section := under(under(root, "plugins"), "backend")
-		if on, ok := under(section, "enable_backend_flytekit_plugin_system").(bool); ok {
+		section := endpoint.Under(endpoint.Under(root, "plugins"), "backend")
+		if on, ok := endpoint.Under(section, "enable_backend_flytekit_plugin_system").(bool); ok {
 			s.enabled = &on
 		}
-		deployments, _ := under(section, "deployments").(map[string]any)
+		deployments, _ := endpoint.Under(section, "deployments").(map[string]any)
 		for name, d := range deployments {
-			endpoint, _ := under(d, "endpoint").(string)
-			s.endpoints[strings.ToLower(name)] = endpoint
+			address, _ := endpoint.Under(d, "endpoint").(string)
+			s.endpoints[strings.ToLower(name)] = address
 		}
 	}
 	return s, nil
-}
-
-// under finds a key without case, as propeller does.
-func under(v any, key string) any {
-	m, _ := v.(map[string]any)
-	for k, value := range m {
-		if strings.EqualFold(k, key) {
-			return value
-		}
-	}
-	return nil
 }
 
 // off says that the configuration turns the backend plugin system off.
