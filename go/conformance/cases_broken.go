@@ -58,6 +58,15 @@ func (p *probe) tcp() net.Conn {
 	return conn
 }
 
+// garbage sends bytes on a connection of their own, and waits until the service hangs up, or for a second.
+func (p *probe) garbage(text string) {
+	conn := p.tcp()
+	defer conn.Close()
+	_, _ = io.WriteString(conn, text)
+	_ = conn.SetReadDeadline(time.Now().Add(min(time.Second, p.o.CallTimeout)))
+	_, _ = io.ReadAll(io.LimitReader(conn, 1<<20))
+}
+
 // preface is how a connection of gRPC begins: HTTP/2's preface and an empty SETTINGS frame.
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -109,11 +107,7 @@ var grpcCases = []Case{
 		Purpose: "Bytes that are no HTTP/2 end their own connection alone.",
 		run: func(p *probe) {
 			for _, text := range []string{"GET / HTTP/1.1\r\nHost: conformance\r\n\r\n", "\x16\x03\x01\x00\x05hello", preface + strings.Repeat("\xff", 64)} {
-				conn := p.tcp()
-				_, _ = io.WriteString(conn, text)
-				_ = conn.SetReadDeadline(time.Now().Add(min(time.Second, p.o.CallTimeout)))
-				_, _ = io.ReadAll(io.LimitReader(conn, 1<<20)) // until the service hangs up, or is given up
-				_ = conn.Close()
+				p.garbage(text)
 			}
 			r := p.ask(p.d.list)
 			r.sent += " after connections that sent no HTTP/2"

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/http"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -174,11 +173,7 @@ var restCases = []Case{
 		Purpose: "Bytes that are no HTTP end their own connection alone.",
 		run: func(p *probe) {
 			for _, text := range []string{"\x00\x00\x00\x00\x00garbage\r\n\r\n", "GET /plugins/v1 HTTP/9.9\r\n\r\n", "PUT / HTTP/1.1\r\nHost: c\r\nContent-Length: -5\r\n\r\n", "PUT / HTTP/1.1\r\nHost: c\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n"} {
-				conn := p.tcp()
-				_, _ = io.WriteString(conn, text)
-				_ = conn.SetReadDeadline(time.Now().Add(min(time.Second, p.o.CallTimeout)))
-				_, _ = io.ReadAll(io.LimitReader(conn, 1<<20)) // until the service hangs up, or is given up
-				_ = conn.Close()
+				p.garbage(text)
 			}
 			r := p.ask(p.d.list)
 			r.sent += " after connections that sent no HTTP"
